@@ -1,0 +1,359 @@
+"""Checkpoints on disk: folders of safetensors, YAML and JSON. Nothing in them is code, and nothing is unpickled.
+
+    run/checkpoints/last                      name of the newest complete step folder
+    run/checkpoints/best                      name of the best one
+    run/checkpoints/step-00001000/
+        model.safetensors                     the raw weights of the denoiser
+        ema.safetensors                       the averaged weights; absent if the run does not average
+        config.yaml                           the resolved config of the run
+        state.json, state.safetensors         what resuming needs: the structure of the tree, and its tensors
+
+A step folder appears under its name only when all of it is on the disk, and `last` names it only after that; so a write
+that is interrupted at any point leaves the checkpoint before it usable.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from core.errors import UserError
+
+FOLDER, MODEL, EMA, CONFIG = "checkpoints", "model.safetensors", "ema.safetensors", "config.yaml"
+STATE, STATE_TENSORS, FORMAT = "state.json", "state.safetensors", 1
+Pointer = Literal["last", "best"]
+
+
+def step_name(step: int) -> str:
+    """The name of the folder of an optimiser step: `step-00001000`."""
+    return f"step-{step:08d}"
+
+
+def save(
+    folder: Path | str,
+    model: Mapping[str, Tensor],
+    ema: Mapping[str, Tensor] | None,
+    state: Any,
+    config_text: str,
+) -> None:
+    """Writes one step folder, replacing one of the same name, and makes `last` beside it name it.
+
+    `ema` is None where the run keeps no averaged weights. `state` is a tree of dict, OrderedDict, list, tuple, None,
+    bool, int, float, str and Tensor; TypeError names the first thing in it that is something else.
+    """
+    folder = Path(folder)
+    if not _is_bare(folder.name):
+        raise ValueError(f"the folder is named {folder.name!r}, but may have only letters, digits and _ - . =")
+    structure, tensors = encode(state)
+    weights = {name: _weights(values, name) for name, values in ((MODEL, model), (EMA, ema)) if values is not None}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _tidy(folder.parent)
+
+    unfinished, replaced = _hidden(folder, "tmp"), _hidden(folder, "old")
+    unfinished.mkdir()
+    for name, values in {**weights, STATE_TENSORS: tensors}.items():
+        save_file(values, unfinished / name)
+    (unfinished / CONFIG).write_text(config_text, encoding="utf-8")
+    document = {"format": FORMAT, "state": structure}
+    (unfinished / STATE).write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
+    for file in unfinished.iterdir():
+        _flush(file)
+    _flush(unfinished)
+
+    # A folder cannot be replaced in one step: until the second rename, `find` reads the one set aside.
+    if folder.exists():
+        folder.rename(replaced)
+    unfinished.rename(folder)
+    _flush(folder.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+    _replace_text(folder.parent / "last", folder.name)
+
+
+def load_weights(folder: Path | str, averaged: bool = True) -> dict[str, Tensor]:
+    """The denoiser's weights on the CPU: the averaged ones, or the raw ones if asked for or if there are no others."""
+    folder = Path(folder)
+    return _load_tensors(folder / (EMA if averaged and (folder / EMA).exists() else MODEL))
+
+
+def load_state(folder: Path | str) -> Any:
+    """The tree that `save` was given as `state`, its tensors on the CPU."""
+    file = Path(folder) / STATE
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+        if document["format"] != FORMAT:
+            raise UserError(f"{file} has format {document['format']}, but this version reads format {FORMAT}")
+        return decode(document["state"], _load_tensors(file.with_name(STATE_TENSORS)))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} cannot be read as the state of a checkpoint: {_one_line(error)}") from error
+
+
+def load_config_text(folder: Path | str) -> str:
+    """The resolved config of the run, as YAML."""
+    file = Path(folder) / CONFIG
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {_one_line(error)}") from error
+
+
+def find(path: Path | str, which: Pointer = "last") -> Path:
+    """The step folder that `path` means: itself, or the last or best one of a run folder or a checkpoints folder.
+
+    If `last` is missing or names a folder that is gone, the newest step folder is the last one.
+    """
+    path = Path(path)
+    if (path / MODEL).is_file():
+        return path
+    checkpoints = path / FOLDER if (path / FOLDER).is_dir() else path
+    name = _pointed(checkpoints, which)
+    candidates = [checkpoints / name, _hidden(checkpoints / name, "old")] if name else []
+    if which == "last":
+        candidates += reversed(_step_folders(checkpoints))
+    for folder in candidates:
+        if (folder / MODEL).is_file():
+            return folder
+    raise UserError(
+        f"no {which} checkpoint in {path}: expected a run folder, its {FOLDER}/ folder, or a step folder with {MODEL}"
+    )
+
+
+def point(run: Path | str, which: Pointer, name: str) -> None:
+    """Makes `last` or `best` of a run folder name one of its step folders, atomically."""
+    checkpoints = Path(run) / FOLDER
+    if not _is_bare(name) or not (checkpoints / name / MODEL).is_file():
+        raise ValueError(f"{which} cannot name {name!r}: {checkpoints} has no such complete step folder")
+    _replace_text(checkpoints / which, name)
+
+
+def prune(run: Path | str, keep: int) -> None:
+    """Removes the oldest step folders of a run, but for the newest `keep` besides those that `last` and `best` name."""
+    if keep < 0:
+        raise ValueError(f"keep is {keep}, but must be at least 0")
+    checkpoints = Path(run) / FOLDER
+    folders = _step_folders(checkpoints)
+    named = {find(checkpoints).name, _pointed(checkpoints, "best")} if folders else set()
+    others = [folder for folder in folders if folder.name not in named]
+    for folder in others[: max(len(others) - keep, 0)]:
+        remove(folder)
+
+
+def remove(folder: Path | str) -> None:
+    """Removes a step folder; it loses its name first, so that no half of it is ever taken for a checkpoint."""
+    folder = Path(folder)
+    if folder.exists():
+        _tidy(folder.parent)
+        shutil.rmtree(folder.rename(_hidden(folder, "tmp")))
+
+
+# --- trees as JSON -----------------------------------------------------------------------------------------------
+#
+# null, true, 1, 0.5, "text" and [...] stand for themselves; everything else is an object with one telling key:
+# {"dict": {...}} with text keys, {"items": [[key, value], ...]} with others, {"ordered": [...]}, {"tuple": [...]},
+# {"float": "nan"}, {"tensor": name} with its "stride" where it is not the contiguous one.
+
+
+def encode(tree: Any) -> tuple[Any, dict[str, Tensor]]:
+    """A tree as a JSON structure, and the tensors that it refers to by name: contiguous copies on the CPU.
+
+    A tensor that occurs several times (same memory, same view) is stored once. Strides are kept: a fused optimiser
+    refuses moments laid out otherwise than their parameter (channels_last).
+    """
+    encoder = _Encoder()
+    return encoder.encode(tree, "state"), encoder.tensors
+
+
+def decode(structure: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The inverse of `encode`; a tensor that occurs several times is one object again."""
+    laid_out: dict[str, Tensor] = {}
+
+    def tensor(name: str, stride: list[int] | None = None) -> Tensor:
+        if name not in laid_out:
+            value = tensors[name]
+            laid_out[name] = value if stride is None else _with_stride(value, stride)
+        return laid_out[name]
+
+    def pairs(items: list[list[Any]]) -> list[tuple[Any, Any]]:
+        return [(build(key), build(value)) for key, value in items]
+
+    def build(node: Any) -> Any:
+        match node:
+            case list():
+                return [build(value) for value in node]
+            case {"dict": values}:
+                return {key: build(value) for key, value in values.items()}
+            case {"items": items}:
+                return dict(pairs(items))
+            case {"ordered": items}:
+                return OrderedDict(pairs(items))
+            case {"tuple": values}:
+                return tuple(build(value) for value in values)
+            case {"float": text}:
+                return float(text)
+            case {"tensor": name, **layout}:
+                return tensor(name, **layout)
+            case dict():
+                raise ValueError(f"an object with the keys {sorted(node)} has no meaning")
+        return node
+
+    return build(structure)
+
+
+class _Encoder:
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self._nodes: dict[tuple[Any, ...], dict[str, Any]] = {}
+
+    def encode(self, value: Any, path: str) -> Any:
+        # Exact types: a subclass (an enum, a NumPy float, a defaultdict) would come back as something else.
+        kind = type(value)
+        if value is None or kind in (bool, int, str):
+            return value
+        if kind is float:
+            return value if math.isfinite(value) else {"float": str(value)}
+        if kind is list:
+            return self._sequence(value, path)
+        if kind is tuple:
+            return {"tuple": self._sequence(value, path)}
+        if kind is OrderedDict:
+            return {"ordered": self._items(value, path)}
+        if kind is dict and all(type(key) is str for key in value):
+            return {"dict": {key: self.encode(item, f"{path}.{key}") for key, item in value.items()}}
+        if kind is dict:
+            return {"items": self._items(value, path)}
+        if isinstance(value, Tensor):
+            return self._tensor(value, path)
+        raise TypeError(
+            f"{path} is a {kind.__module__}.{kind.__qualname__}, which a checkpoint cannot hold: it holds dict,"
+            " OrderedDict, list, tuple, None, bool, int, float, str and Tensor"
+        )
+
+    def _sequence(self, values: list[Any] | tuple[Any, ...], path: str) -> list[Any]:
+        return [self.encode(value, f"{path}[{i}]") for i, value in enumerate(values)]
+
+    def _items(self, values: Mapping[Any, Any], path: str) -> list[list[Any]]:
+        def pair(key: Any, value: Any) -> list[Any]:
+            if isinstance(key, Tensor):
+                raise TypeError(f"{path} has a tensor as a key, which a checkpoint cannot hold")
+            return [self.encode(key, f"{path} key {key!r}"), self.encode(value, f"{path}[{key!r}]")]
+
+        return [pair(key, value) for key, value in values.items()]
+
+    def _tensor(self, tensor: Tensor, path: str) -> dict[str, Any]:
+        copy = _storable(tensor, path)
+        lazy = (tensor.is_conj(), tensor.is_neg())
+        view = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.device, lazy)
+        if view not in self._nodes:
+            node: dict[str, Any] = {"tensor": str(len(self._nodes))}
+            # After the copy an expanded tensor (stride 0) has memory of its own, and the strides to match.
+            if copy.numel() and copy.stride() != torch.empty(copy.shape, device="meta").stride():
+                node["stride"] = list(copy.stride())
+            self.tensors[node["tensor"]] = copy.contiguous()
+            self._nodes[view] = node
+        return self._nodes[view]
+
+
+def _storable(tensor: Tensor, path: str) -> Tensor:
+    """A copy on the CPU that shares no memory, which safetensors demands; its strides as they were."""
+    plain = type(tensor.detach()) is Tensor and tensor.layout is torch.strided
+    if not plain or tensor.is_meta or tensor.is_quantized or tensor.dtype in (torch.complex32, torch.complex128):
+        raise TypeError(
+            f"{path} is a {type(tensor).__name__} ({tensor.dtype}, {tensor.layout}, {tensor.device}), but a checkpoint"
+            " holds only plain dense tensors of the dtypes of safetensors"
+        )
+    return tensor.detach().to("cpu", copy=True).resolve_conj().resolve_neg()
+
+
+def _with_stride(value: Tensor, stride: list[int]) -> Tensor:
+    # Offsets beyond the number of elements would allocate more than the file holds.
+    last = sum((size - 1) * step for size, step in zip(value.shape, stride, strict=True))
+    if min(stride) < 0 or last >= value.numel():
+        raise ValueError(f"a tensor of shape {tuple(value.shape)} cannot have the strides {stride}")
+    return torch.empty_strided(value.shape, stride, dtype=value.dtype).copy_(value)
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+
+
+def _weights(values: Mapping[str, Any], file: str) -> dict[str, Tensor]:
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} of {file} is a {type(value).__name__}, but weights are tensors")
+    return {name: _storable(value, name).contiguous() for name, value in values.items()}
+
+
+def _load_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file} cannot be read as safetensors: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__} {error}".split())
+
+
+def _pointed(checkpoints: Path, which: Pointer) -> str | None:
+    """The name in `last` or `best`; None without one. A path (it might lead out of the folder) is no name."""
+    try:
+        name = (checkpoints / which).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return None
+    return name if _is_bare(name) else None
+
+
+def _is_bare(name: str) -> bool:
+    return re.fullmatch(r"\w[\w.=-]*", name) is not None
+
+
+def _step_folders(checkpoints: Path) -> list[Path]:
+    """The complete step folders, oldest first."""
+    folders = [folder for folder in checkpoints.glob("step-*") if re.fullmatch(r"step-\d+", folder.name)]
+    return sorted(folders, key=lambda folder: int(folder.name.removeprefix("step-")))
+
+
+def _hidden(folder: Path, role: Literal["tmp", "old"]) -> Path:
+    """Where a folder is written or removed (tmp), and where it waits while its successor takes its name (old)."""
+    return folder.with_name(f".{folder.name}.{role}")
+
+
+def _tidy(checkpoints: Path) -> None:
+    """Clears what an interrupted write or removal left behind."""
+    for leftover in checkpoints.glob(".*.tmp"):
+        shutil.rmtree(leftover)
+    for replaced in checkpoints.glob(".*.old"):
+        folder = replaced.with_name(replaced.name.removeprefix(".").removesuffix(".old"))
+        if folder.exists():
+            shutil.rmtree(replaced)
+        else:
+            replaced.rename(folder)
+
+
+def _replace_text(file: Path, text: str) -> None:
+    fresh = file.with_name(f".{file.name}.new")
+    fresh.write_text(text + "\n", encoding="utf-8")
+    _flush(fresh)
+    os.replace(fresh, file)
+    _flush(file.parent)
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file or the entries of a folder are on the disk (only POSIX lets a folder be flushed)."""
+    if path.is_dir() and os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,96 @@
+"""Data <-> diffusion coordinates (pixel scaling, scaled one-hot, a frozen autoencoder), and log p(x | z) for likelihoods."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from core.batch import Batch, is_full
+
+
+class LossyCodecError(TypeError):
+    """A likelihood was asked of a codec that does not keep all of the data."""
+
+
+class Codec:
+    """encode: data -> z, of about unit scale.  decode: its inverse, or the nearest a lossy codec has.
+
+    range: (lowest, highest) z that data can have, for clipping x_0; None where there is no bound.
+    """
+
+    range: tuple[float, float] | None = None
+
+    def encode(self, batch: Batch) -> Batch:
+        raise NotImplementedError
+
+    def decode(self, batch: Batch) -> Batch:
+        raise NotImplementedError
+
+    def log_prob(self, encoded: Batch, mean: Tensor, var: Tensor, dim: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """log p(x | z) in nats of data units, for z ~ N(mean, var) in diffusion coordinates: the decoder's term.
+
+        encoded: the data after `encode`. dim: its degrees of freedom. Lossy codecs raise `LossyCodecError`.
+        """
+        raise LossyCodecError(f"{type(self).__name__} loses information: no likelihood can be computed through it")
+
+
+class Affine(Codec):
+    """z = (x - shift) / scale, for data that is continuous (levels = None) or on a grid of `levels` values.
+
+    low, high: the data's bounds if it has any. With `levels`, the values are low, ..., high, equally spaced.
+    """
+
+    def __init__(
+        self,
+        shift: float = 0.0,
+        scale: float = 1.0,
+        low: float | None = None,
+        high: float | None = None,
+        levels: int | None = None,
+    ) -> None:
+        if scale <= 0:
+            raise ValueError(f"scale={scale}: must be positive")
+        if levels is not None and (low is None or high is None or levels < 2):
+            raise ValueError(f"levels={levels} needs low, high and at least 2 values")
+        self.shift, self.scale, self.levels = shift, scale, levels
+        if low is not None and high is not None:
+            self.range = ((low - shift) / scale, (high - shift) / scale)
+
+    def encode(self, batch: Batch) -> Batch:
+        return batch.with_x((batch.x.to(batch.mask.dtype) - self.shift) / self.scale)
+
+    def decode(self, batch: Batch) -> Batch:
+        x = batch.x * self.scale + self.shift
+        if self.range:
+            low, high = (z * self.scale + self.shift for z in self.range)
+            x = x.clamp(low, high)
+        return batch.with_x(x if is_full(batch.mask) else x * batch.mask)
+
+    def log_prob(self, encoded: Batch, mean: Tensor, var: Tensor, dim: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """With `levels`, the mass of each value's bin (Ho et al. 2020, eq. 13); else the density, with |dz/dx|."""
+        if self.levels is None:
+            squares = ((encoded.x - mean) ** 2 / var).flatten(1).sum(1)
+            log_normaliser = torch.log(2 * math.pi * var).expand(encoded.x.shape).flatten(1).mean(1)
+            return -0.5 * (squares + dim * log_normaliser) - dim * math.log(self.scale)
+        mass = self._log_bin_mass(encoded.x, mean, var.clamp(min=torch.finfo(mean.dtype).tiny).sqrt())
+        return (mass * encoded.mask).flatten(1).sum(1)
+
+    def _log_bin_mass(self, z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        """log P(z - half < N(mean, std^2) < z + half); the outermost bins reach to infinity."""
+        assert self.range is not None and self.levels is not None
+        low, high = self.range
+        half = (high - low) / (self.levels - 1) / 2
+        upper = torch.where(z > high - half, math.inf, (z + half - mean) / std)
+        lower = torch.where(z < low + half, -math.inf, (z - half - mean) / std)
+        # P(lower < N < upper) = P(-upper < N < -lower): on the side where both tails are small, nothing cancels
+        flip = lower + upper > 0
+        a, b = torch.where(flip, -upper, lower), torch.where(flip, -lower, upper)
+        log_a, log_b = torch.special.log_ndtr(a), torch.special.log_ndtr(b)
+        return log_b + torch.log1p(-torch.exp(log_a - log_b).clamp(max=1 - torch.finfo(z.dtype).eps))
+
+
+class Identity(Affine):
+    """Data that already is at unit scale, without bounds."""

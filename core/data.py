@@ -1,0 +1,163 @@
+"""Data in the form that training reads: sources that are indexed by whole batches, in an order that is a function."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from core import random
+from core.batch import Batch
+
+
+class Source(Protocol):
+    """One split of a data set."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """The samples at these places, in data units, on the CPU."""
+        ...
+
+
+class Data(Protocol):
+    """A data set with its fixed splits. Constructing it loads, or fills and then loads, its cache.
+
+    facts: what the data settles for other parts: they fill the `???` of the network's and codec's configs by name.
+    classes: the labels' names, [] where there are none.
+    """
+
+    name: str
+    train: Source
+    val: Source
+    test: Source
+    facts: dict[str, object]
+    classes: list[str]
+
+    def describe(self) -> str:
+        """One line for the start-up summary."""
+        ...
+
+    def augment(self, batch: Batch, u: Tensor) -> Batch:
+        """A random variation of training data (after loading, before encoding); u: (B, 8) uniform numbers."""
+        ...
+
+
+class ArraySource:
+    """A split held in arrays (memory-mapped ones too): x (N, *S), conditions (N, ...), optionally a mask (N, *M).
+
+    rows: the places of this split in the arrays; all of them unless given.
+    """
+
+    def __init__(
+        self,
+        x: np.ndarray,
+        cond: Mapping[str, np.ndarray] | None = None,
+        mask: np.ndarray | None = None,
+        rows: np.ndarray | None = None,
+    ) -> None:
+        self.x, self.cond, self.mask = x, dict(cond or {}), mask
+        self.rows = np.arange(len(x)) if rows is None else np.asarray(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        rows = self.rows[np.asarray(indices)]
+        x = torch.from_numpy(np.ascontiguousarray(self.x[rows]))
+        cond = {name: torch.from_numpy(np.ascontiguousarray(value[rows])) for name, value in self.cond.items()}
+        if self.mask is None:
+            return Batch.full(x, cond)
+        return Batch(x, torch.from_numpy(np.ascontiguousarray(self.mask[rows])).float(), cond)
+
+
+def whole(source: Source, limit: int | None = None) -> Batch:
+    """A split (or its first `limit` samples) as one batch."""
+    return source.batch(range(len(source) if limit is None else min(limit, len(source))))
+
+
+def cache_dir(name: str) -> Path:
+    """Where a data set keeps what it has parsed: $POLYDIFFUSION_CACHE/name, or ~/.cache/polydiffusion/name."""
+    root = os.environ.get("POLYDIFFUSION_CACHE") or Path.home() / ".cache" / "polydiffusion"
+    folder = Path(root).expanduser() / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+class StepOrder(Sampler[list[int]]):
+    """The places of each step's batch, for one rank: a function of (seed, step, position in the global batch).
+
+    The positions of all steps run through one permutation of the data after another, one an epoch; rank r takes
+    positions r, r + world, ... of each global batch. So a resumed run and another number of ranks see the same order.
+    """
+
+    def __init__(
+        self, size: int, batch_size: int, seed: int, first_step: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
+        if size < 1:
+            raise ValueError("the training split is empty")
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.first_step, self.rank, self.world = first_step, rank, world
+
+    def __iter__(self) -> Iterator[list[int]]:
+        step, epoch, order = self.first_step, -1, torch.empty(0)
+        while True:
+            indices = []
+            for position in global_positions(self.batch_size, self.rank, self.world).tolist():
+                place = step * self.batch_size * self.world + position
+                if place // self.size != epoch:
+                    epoch = place // self.size
+                    order = random.permutation(self.seed, epoch, self.size)
+                indices.append(int(order[place % self.size]))
+            yield indices
+            step += 1
+
+
+def global_positions(batch_size: int, rank: int, world: int) -> Tensor:
+    """Where a rank's samples stand in the global batch of `batch_size * world`."""
+    return torch.arange(batch_size) * world + rank
+
+
+class _Indexed(Dataset[Batch]):
+    """A source as a data set that is asked for whole batches at once."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        return self.source.batch(indices)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.source.batch([index])
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def train_loader(source: Source, order: StepOrder, workers: int, pin_memory: bool) -> DataLoader[Batch]:
+    """An endless loader in the given order."""
+    return DataLoader(
+        _Indexed(source),
+        batch_sampler=order,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+    )
+
+
+def val_loader(source: Source, batch_size: int, limit: int, rank: int = 0, world: int = 1) -> DataLoader[Batch]:
+    """The first `limit` held-out samples, once; rank r takes places r, r + world, ..."""
+    places = list(range(min(limit, len(source))))[rank::world]
+    batches = [places[i : i + batch_size] for i in range(0, len(places), batch_size)]
+    return DataLoader(_Indexed(source), batch_sampler=batches, collate_fn=_as_it_is)

@@ -1,0 +1,115 @@
+"""A network, a schedule, a prediction and a space make a denoiser: x_t, t -> the expected clean data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from core.batch import Batch, expand
+from core.codec import Codec
+from core.prediction import Prediction
+from core.reverse import LogInterpolated, Denoised, bound_term
+from core.schedules import Schedule
+from core.space import Euclidean, Space
+from core.weighting import EpsilonLoss, Weighting
+
+Cond = Mapping[str, Tensor]
+
+
+class Network(Protocol):
+    """Any `nn.Module` of this call; it knows nothing of diffusion.
+
+    x: (B, *S), scaled to unit variance; c_noise: (B,), a log-SNR (or the paper's step number); mask and cond as in
+    `Batch`. Returns the shape of x, or twice its channels (axis 1) where the variance is learned.
+    """
+
+    def __call__(self, x: Tensor, c_noise: Tensor, mask: Tensor, cond: Cond) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class LearnedVariance:
+    """Improved DDPM's second output and its loss: `vb_scale` times the bound's term of a random step, in bits.
+
+    num_steps: T, the grid of the bound; noise levels must be `Discrete(T)`.
+    vb_scale: times T, the sum's factor. Nichol & Dhariwal 2021, eq. 16 (lambda = 0.001).
+    codec: its decoder term log p(x | z) stands for the last step.
+    """
+
+    num_steps: int
+    codec: Codec
+    vb_scale: float = 1e-3
+
+
+class Denoiser(nn.Module):
+    """D(x_t; t) = c_skip x_t + c_out F(c_in x_t, c_noise), projected onto the space; and its training loss.
+
+    network: see `Network`. weighting: how the loss counts noise levels; `EpsilonLoss` is the textbook's L_simple.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: Schedule,
+        prediction: Prediction,
+        space: Space | None = None,
+        weighting: Weighting | None = None,
+        learned_variance: LearnedVariance | None = None,
+    ) -> None:
+        super().__init__()
+        self.network, self.schedule, self.prediction = network, schedule, prediction
+        self.space = space or Euclidean()
+        self.weighting = weighting or EpsilonLoss()
+        self.learned_variance = learned_variance
+        if learned_variance and not isinstance(self.space, Euclidean):
+            raise ValueError(f"a learned variance needs a Euclidean space, not {type(self.space).__name__}")
+
+    def forward(
+        self, x_t: Float[Tensor, "b *s"], t: Float[Tensor, " b"], mask: Float[Tensor, "b *m"], cond: Cond
+    ) -> Denoised:
+        """The expected clean data given x_t at times t in (0, 1]."""
+        return self._denoise(x_t, t, mask, cond)[0]
+
+    def _denoise(self, x_t: Tensor, t: Tensor, mask: Tensor, cond: Cond) -> tuple[Denoised, Tensor]:
+        """The denoised data and the network's own output F, both in the space. float32 under autocast."""
+        log_snr = self.schedule.log_snr(t)
+        alpha_t, sigma_t = (expand(c, x_t) for c in self.schedule.alpha_sigma(log_snr))
+        c_skip, c_out = self.prediction.c_skip_out(alpha_t, sigma_t)
+        c_in, c_noise = self.prediction.c_in(alpha_t, sigma_t), self.prediction.c_noise(log_snr, t)
+        output = self.network(c_in * x_t, c_noise.to(x_t.dtype), mask, cond).to(x_t.dtype)
+        var_fraction = None
+        if self.learned_variance is not None:
+            output, v = output.chunk(2, dim=1)
+            var_fraction = (v + 1) / 2  # Nichol & Dhariwal 2021, eq. 15
+        output = self.space.project(output, mask)
+        return Denoised(self.space.project(c_skip * x_t + c_out * output, mask), var_fraction), output
+
+    def q_sample(self, batch: Batch, t: Float[Tensor, " b"], eps: Float[Tensor, "b *s"]) -> Float[Tensor, "b *s"]:
+        """x_t = alpha_t x_0 + sigma_t eps, for noise eps of the space: Ho et al. 2020, eq. 4."""
+        alpha_t, sigma_t = (expand(c, batch.x) for c in self.schedule(t))
+        return alpha_t * batch.x + sigma_t * eps
+
+    def loss(self, batch: Batch, t: Float[Tensor, " b"], eps: Float[Tensor, "b *s"]) -> Float[Tensor, " b"]:
+        """The weighted squared error of each sample per true degree of freedom, for noise eps of the space.
+
+        With `Epsilon` and `EpsilonLoss` this is L_simple of Ho et al. 2020, eq. 14.
+        """
+        x_t = self.q_sample(batch, t, eps)
+        denoised, output = self._denoise(x_t, t, batch.mask, batch.cond)
+        alpha_t, sigma_t = (expand(c, batch.x) for c in self.schedule(t))
+        _, c_out = self.prediction.c_skip_out(alpha_t, sigma_t)
+        weight = self.weighting(self.schedule, expand(t, batch.x), c_out)
+        error = output - self.prediction.target(batch.x, eps, alpha_t, sigma_t)
+        dim = self.space.dim(batch.x, batch.mask)
+        loss = (weight * error**2).flatten(1).sum(1) / dim
+        if (learned := self.learned_variance) is None:
+            return loss
+        # the bound's term trains the variance alone: the mean is detached (Nichol & Dhariwal 2021, section 3.1)
+        detached = Denoised(denoised.x0.detach(), denoised.var_fraction)
+        s = (t - 1 / learned.num_steps).clamp(min=0)
+        nats = bound_term(self.schedule, self.space, learned.codec, LogInterpolated(), batch, x_t, detached, s, t)
+        return loss + learned.vb_scale * learned.num_steps * nats / (dim * math.log(2))

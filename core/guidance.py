@@ -1,0 +1,94 @@
+"""Guidance and clipping: wrappers that take a denoiser and are one, so that every sampler knows only one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from core.batch import expand
+from core.reverse import Denoised
+
+Cond = Mapping[str, Tensor]
+
+
+class Wrapper(nn.Module):
+    """A denoiser around another, with its schedule and space."""
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.schedule, self.space = denoiser.schedule, denoiser.space
+
+    def forward(self, x_t: Tensor, t: Tensor, mask: Tensor, cond: Cond) -> Denoised:
+        raise NotImplementedError
+
+
+class ClassifierFree(Wrapper):
+    """u + scale (c - u) for the conditional c and the unconditional u: Ho & Salimans 2022, eq. 6 (scale = 1 + w).
+
+    Both are computed in one call on a doubled batch. scale = 1 is the plain conditional model, at no extra cost. The
+    formula is the same for x_0, eps and v, which are linear in each other.
+    """
+
+    def __init__(self, denoiser: nn.Module, scale: float = 1.5) -> None:
+        super().__init__(denoiser)
+        self.scale = scale
+
+    def forward(
+        self, x_t: Float[Tensor, "b *s"], t: Float[Tensor, " b"], mask: Float[Tensor, "b *m"], cond: Cond
+    ) -> Denoised:
+        if self.scale == 1 or not cond:
+            return self.denoiser(x_t, t, mask, cond)
+        kept = torch.zeros(len(x_t), dtype=torch.bool, device=x_t.device)
+        twice = {name: torch.cat([value, value]) for name, value in cond.items()} | {"drop": torch.cat([kept, ~kept])}
+        both = self.denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([mask, mask]), twice)
+        conditional, unconditional = both.x0.chunk(2)
+        x0 = torch.lerp(unconditional, conditional, self.scale)
+        return Denoised(x0, None if both.var_fraction is None else both.var_fraction.chunk(2)[0])
+
+
+class Clipped(Wrapper):
+    """x_0 clipped to [low, high], the codec's range: Ho et al. 2020's reference code does it at every step."""
+
+    def __init__(self, denoiser: nn.Module, low: float, high: float) -> None:
+        super().__init__(denoiser)
+        if not low < high:
+            raise ValueError(f"cannot clip to [{low}, {high}]")
+        self.low, self.high = low, high
+
+    def forward(
+        self, x_t: Float[Tensor, "b *s"], t: Float[Tensor, " b"], mask: Float[Tensor, "b *m"], cond: Cond
+    ) -> Denoised:
+        denoised = self.denoiser(x_t, t, mask, cond)
+        # clipping is not linear: back into the space
+        return replace(denoised, x0=self.space.project(denoised.x0.clamp(self.low, self.high), mask))
+
+
+class DynamicThreshold(Clipped):
+    """x_0 clipped to the given quantile of its own size and scaled back into [low, high]: Saharia et al. 2022, sec. 2.3.
+
+    The quantile is taken of |x_0 - centre| in each sample and is never less than half the range, so that samples that
+    lie within it stay as they are.
+    """
+
+    def __init__(self, denoiser: nn.Module, low: float, high: float, quantile: float = 0.995) -> None:
+        super().__init__(denoiser, low, high)
+        if not 0 < quantile <= 1:
+            raise ValueError(f"quantile={quantile}: must lie in (0, 1]")
+        self.quantile = quantile
+
+    def forward(
+        self, x_t: Float[Tensor, "b *s"], t: Float[Tensor, " b"], mask: Float[Tensor, "b *m"], cond: Cond
+    ) -> Denoised:
+        denoised = self.denoiser(x_t, t, mask, cond)
+        centre, half = (self.low + self.high) / 2, (self.high - self.low) / 2
+        offset = denoised.x0 - centre
+        # padding counts as missing, not as zeros that would lower the quantile
+        sizes = torch.where(mask.expand_as(offset) > 0, offset.abs(), torch.nan).flatten(1)
+        bound = expand(torch.nanquantile(sizes.float(), self.quantile, dim=1).clamp(min=half), offset)
+        x0 = centre + offset.clamp(-bound, bound) * (half / bound)
+        return replace(denoised, x0=self.space.project(x0, mask))

@@ -1,0 +1,93 @@
+"""Randomness as a function, not a state: numbers follow from (seed, sample, step, element), on any device.
+
+A counter-based generator: each key starts a SplitMix64 sequence (Steele, Lea & Flood 2014), whose n-th number is a
+hash of key + n * gamma, so that all are computed at once. Two processes, two batch sizes or a resumed run that ask for
+the same keys get the same numbers; nothing has to be saved.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from enum import IntEnum
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Stream(IntEnum):
+    """What a number is for: the same (seed, step, sample) must give unrelated numbers to each."""
+
+    TRAIN_NOISE = 1
+    TRAIN_TIME = 2
+    TRAIN_DROP = 3
+    TRAIN_AUGMENT = 4
+    ORDER = 5
+    VALIDATION = 6
+    PRIOR = 7
+    STEP = 8
+    LIKELIHOOD = 9
+    REQUEST = 10
+
+
+def _signed(word: int) -> int:
+    """A 64-bit word as the int64 that holds it."""
+    return (word + 2**63) % 2**64 - 2**63
+
+
+_GAMMA = _signed(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: the sequence's stride
+_MIX_1, _MIX_2 = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
+
+
+def _shift_right(z: Tensor, bits: int) -> Tensor:
+    """Logical shift of int64 (torch's is arithmetic)."""
+    return (z >> bits).bitwise_and_((1 << (64 - bits)) - 1)
+
+
+def _mix(z: Tensor) -> Tensor:
+    """SplitMix64's finaliser: a bijection of 64-bit words in which each input bit changes each output bit."""
+    z = (z ^ _shift_right(z, 30)).mul_(_MIX_1)
+    z = (z ^ _shift_right(z, 27)).mul_(_MIX_2)
+    return z ^ _shift_right(z, 31)
+
+
+def keys(seed: int, *words: int | Int[Tensor, "..."], device: torch.device | str = "cpu") -> Int[Tensor, "..."]:
+    """A 64-bit key for each combination of the words (integers or int64 tensors, broadcast together)."""
+    key = torch.tensor(_signed(seed), dtype=torch.int64, device=device)
+    for word in words:
+        key = _mix(key + _GAMMA) + torch.as_tensor(word, dtype=torch.int64, device=device)
+    return _mix(key + _GAMMA)
+
+
+def _words(key: Int[Tensor, " b"], count: int) -> Int[Tensor, "b count"]:
+    counter = torch.arange(1, count + 1, device=key.device) * _GAMMA
+    return _mix(key[:, None] + counter)
+
+
+def uniform(
+    key: Int[Tensor, " b"], shape: Sequence[int] = (), dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "b *s"]:
+    """Uniform in the open interval (0, 1): (B, *shape), one sequence for each key."""
+    bits = 52 if dtype == torch.float64 else 23  # with the half, exactly representable: never 0, never 1
+    words = _shift_right(_words(key, math.prod(shape)), 64 - bits)
+    return words.to(dtype).add_(0.5).mul_(2.0**-bits).reshape(len(key), *shape)
+
+
+def normal(
+    key: Int[Tensor, " b"], shape: Sequence[int] = (), dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "b *s"]:
+    """Standard normal: (B, *shape), by Box and Muller, one 64-bit word for two numbers; the same in every dtype."""
+    count = math.prod(shape)
+    words = _words(key, (count + 1) // 2)
+    # 32 bits for each of the two uniforms: tails to 6.7 standard deviations
+    u = _shift_right(words, 32).to(dtype).add_(0.5).mul_(2.0**-32)
+    v = words.bitwise_and_(0xFFFFFFFF).to(dtype).mul_(2 * math.pi * 2.0**-32)
+    radius = u.log_().mul_(-2).clamp_(min=0).sqrt_()  # in float32 the largest u rounds to 1
+    pairs = torch.cat([radius * torch.cos(v), radius * torch.sin(v)], dim=1)
+    return pairs[:, :count].reshape(len(key), *shape)
+
+
+def permutation(seed: int, epoch: int, size: int) -> Int[Tensor, " size"]:
+    """A random order of `size` items for each epoch."""
+    return torch.argsort(_words(keys(seed, Stream.ORDER, epoch)[None], size)[0])
