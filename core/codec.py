@@ -60,7 +60,9 @@ class Affine(Codec):
             self.range = ((low - shift) / scale, (high - shift) / scale)
 
     def encode(self, batch: Batch) -> Batch:
-        return batch.with_x((batch.x.to(batch.mask.dtype) - self.shift) / self.scale)
+        z = (batch.x.to(batch.mask.dtype) - self.shift) / self.scale
+        # padding must be 0 in diffusion coordinates, whatever value it had in the data's
+        return batch.with_x(z if is_full(batch.mask) else z * batch.mask)
 
     def decode(self, batch: Batch) -> Batch:
         x = batch.x * self.scale + self.shift

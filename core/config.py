@@ -1,5 +1,6 @@
-"""Configs: YAML into objects, safely. A config may come with a checkpoint from elsewhere, so it may build only what
-this project or a package that the user allows by name defines, and may not run anything else."""
+"""Configs: YAML into objects, safely. A config may come with a checkpoint from elsewhere, so it may build only objects
+of classes that this project, or a package that the user allows by name, defines. It may call no function: many write or
+remove files, and `instantiate` itself would build anything."""
 
 from __future__ import annotations
 
@@ -8,8 +9,7 @@ import functools
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from types import FunctionType
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
@@ -19,33 +19,31 @@ if TYPE_CHECKING:
 
 OWN_PACKAGES = ("core", "modalities")
 
-# Of the project's own functions a config may name only those of these modules, which compute and touch no file: others
-# write, remove, or (`instantiate` itself) would build anything. The functions of an allowed package are the user's.
-FUNCTION_MODULES = ("core.times",)
-
 SETTINGS = {"_target_", "_recursive_", "_convert_", "_partial_"}
 MISSING = "???"
 
 
 def load_yaml(text: str) -> DictConfig:
     """A config from YAML text: data alone (no Python tags), a mapping at its top. UserError if it is anything else."""
-    import yaml
-    from omegaconf import OmegaConf
+    import yaml  # type: ignore[import-untyped]
+    from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        if not isinstance(yaml.safe_load(text), dict):  # of which OmegaConf would make a key without a value
-            raise UserError("the config is not a mapping of keys to values")
-        return OmegaConf.create(text)
+        is_mapping = isinstance(yaml.safe_load(text), dict)  # OmegaConf takes bare text for a key without a value
+        config = OmegaConf.create(text) if is_mapping else None
     except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"the config is not valid YAML: {_one_line(error)}") from error
+    if not isinstance(config, DictConfig):
+        raise UserError("the config is not a mapping of keys to values")
+    return config
 
 
 def instantiate(config: DictConfig | Mapping[str, Any], allow: Sequence[str] = (), **kwargs: Any) -> Any:
     """The object that `config` describes by its `_target_` and arguments, nested ones first (as Hydra does it).
 
     config: resolved, or resolvable. Lists and mappings reach the constructors as plain list and dict.
-    allow:  packages whose classes and functions it may name, besides `core` and `modalities`.
+    allow:  packages whose classes it may name, besides `core` and `modalities`.
     kwargs: further arguments, passed as they are; they override those of the config, and fill its `???`.
 
     All of the config is checked before any of it is built: UserError in one line for a target that is not allowed, an
@@ -71,7 +69,7 @@ def instantiate(config: DictConfig | Mapping[str, Any], allow: Sequence[str] = (
     raise raised  # outside the handler: it keeps its own cause and context
 
 
-def _resolved(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+def _resolved(config: DictConfig | Mapping[str, Any]) -> dict[Any, Any]:
     """The config as plain containers without interpolations."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -110,8 +108,8 @@ def _check_name(target: Any, where: str, allow: Sequence[str]) -> None:
         raise UserError(_refusal(target, where, allow))
 
 
-def _locate(target: str, where: str, allow: Sequence[str]) -> Callable[..., Any]:
-    """The class or function `package.module.Name`, defined in that package (and not only imported there)."""
+def _locate(target: str, where: str, allow: Sequence[str]) -> type:
+    """The class `package.module.Name`, defined in that package (and not only imported there)."""
     module_name, name = target.rsplit(".", 1)
     try:
         found = getattr(importlib.import_module(module_name), name)
@@ -128,15 +126,12 @@ def _locate(target: str, where: str, allow: Sequence[str]) -> Callable[..., Any]
         raise UserError(f"{_place(where)}{module_name} has no {name!r}{close}") from error
     package = target.split(".")[0]
     home = getattr(found, "__module__", None) or ""
-    if not isinstance(found, type | FunctionType) or home.split(".")[0] != package:
+    if not isinstance(found, type) or home.split(".")[0] != package:
         raise UserError(_refusal(target, where, allow))
-    if isinstance(found, FunctionType) and package in OWN_PACKAGES and home not in FUNCTION_MODULES:
-        names = _listed(FUNCTION_MODULES)
-        raise UserError(f"{_place(where)}{target} is a function; of functions a config may name those of {names}")
     return found
 
 
-def _check_arguments(node: Mapping[str, Any], where: str, target: Callable[..., Any], given: Collection[str]) -> None:
+def _check_arguments(node: Mapping[str, Any], where: str, target: type, given: Collection[str]) -> None:
     """Refuses unknown keys and missing arguments, as the call would, but naming them for the reader of a config."""
     name = node["_target_"]
     parameters = inspect.signature(target).parameters.values()

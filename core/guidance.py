@@ -43,8 +43,9 @@ class ClassifierFree(Wrapper):
     ) -> Denoised:
         if self.scale == 1 or not cond:
             return self.denoiser(x_t, t, mask, cond)
-        kept = torch.zeros(len(x_t), dtype=torch.bool, device=x_t.device)
-        twice = {name: torch.cat([value, value]) for name, value in cond.items()} | {"drop": torch.cat([kept, ~kept])}
+        none = torch.zeros(len(x_t), dtype=torch.bool, device=x_t.device)
+        drop = torch.cat([cond.get("drop", none), ~none])  # a sample that is already null stays so in both halves
+        twice = {name: torch.cat([value, value]) for name, value in cond.items()} | {"drop": drop}
         both = self.denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([mask, mask]), twice)
         conditional, unconditional = both.x0.chunk(2)
         x0 = torch.lerp(unconditional, conditional, self.scale)

@@ -24,11 +24,11 @@ class Stream(IntEnum):
     TRAIN_DROP = 3
     TRAIN_AUGMENT = 4
     ORDER = 5
-    VALIDATION = 6
-    PRIOR = 7
-    STEP = 8
-    LIKELIHOOD = 9
-    REQUEST = 10
+    VALIDATION_NOISE = 6
+    VALIDATION_TIME = 7
+    PRIOR = 8
+    STEP = 9
+    LIKELIHOOD = 10
 
 
 def _signed(word: int) -> int:

@@ -225,10 +225,11 @@ class Shifted(Schedule):
         self.schedule, self.log_snr_shift = schedule, log_snr_shift
 
     def _log_snr(self, t: Tensor) -> Tensor:
-        return self.schedule.log_snr(t) + self.log_snr_shift
+        # the natural curve, not the clamped one: else an upward shift would lift the end above `log_snr_min`
+        return self.schedule._log_snr(t) + self.log_snr_shift
 
     def _inverse(self, log_snr: Tensor) -> Tensor:
-        return self.schedule.inverse(log_snr - self.log_snr_shift)
+        return self.schedule._inverse(log_snr - self.log_snr_shift)
 
     def alpha_sigma(self, log_snr: Times) -> tuple[Times, Times]:
         return self.schedule.alpha_sigma(log_snr)

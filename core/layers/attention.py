@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from core.batch import is_full
-from core.layers.init import linear, zero
+from core.layers.init import zero
 from core.layers.norm import GroupNorm
 
 
@@ -23,9 +23,8 @@ class SelfAttention(nn.Module):
         if width % (head_width or heads):
             raise ValueError(f"{width} channels cannot be split into {heads=}, {head_width=}: these must divide them")
         self.heads = width // head_width if head_width else heads
-        # gain sqrt(2): each of the three maps gets the variance 1/width of a Glorot layer of its own
-        self.qkv = linear(width, 3 * width, gain=2**0.5)
-        self.out = linear(width, width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
 
     def forward(
         self, x: Float[Tensor, "batch tokens width"], real: Bool[Tensor, "batch tokens"] | None = None

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from core.layers.attention import SpatialAttention
-from core.layers.init import convolution, linear, zero
+from core.layers.init import convolution, zero
 from core.layers.masks import masked
 from core.layers.norm import GroupNorm, over_positions
 
@@ -51,7 +51,7 @@ class ResidualBlock(nn.Module):
         self.film = style.film
         self.norm1 = GroupNorm(style.groups, inputs, style.eps)
         self.conv1 = convolution(style.dims, inputs, outputs)
-        self.embedding = linear(style.embedding, outputs * (2 if style.film else 1))
+        self.embedding = nn.Linear(style.embedding, outputs * (2 if style.film else 1))
         self.norm2 = GroupNorm(style.groups, outputs, style.eps)
         self.dropout = nn.Dropout(style.dropout)
         self.conv2 = zero(convolution(style.dims, outputs, outputs))

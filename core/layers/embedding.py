@@ -10,8 +10,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from core.layers.init import linear
-
 
 def sinusoids(x: Float[Tensor, "*shape"], frequencies: Float[Tensor, " half"]) -> Float[Tensor, "*shape features"]:
     """(sin(w_1 x), ..., sin(w_n x), cos(w_1 x), ..., cos(w_n x)) for angular frequencies w, in float32."""
@@ -88,7 +86,7 @@ class ConditionEmbedding(nn.Module):
     def __init__(self, features: Features, width: int, num_classes: int = 0) -> None:
         super().__init__()
         self.features = features
-        self.noise = nn.Sequential(linear(features.width, width), nn.SiLU(), linear(width, width))
+        self.noise = nn.Sequential(nn.Linear(features.width, width), nn.SiLU(), nn.Linear(width, width))
         self.label = LabelEmbedding(num_classes, width) if num_classes else None
 
     def forward(self, c_noise: Float[Tensor, " batch"], cond: Mapping[str, Tensor]) -> Float[Tensor, "batch width"]:

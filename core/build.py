@@ -1,0 +1,84 @@
+"""From a run's config to its objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from core.codec import Codec
+from core.config import instantiate
+from core.denoiser import Denoiser
+from core.errors import UserError
+from core.modality import Modality
+from core.samplers import Sampler
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+FILLED = ("modality", "network", "codec")  # the parts whose `???` the data's facts may fill
+
+
+def fill(config: DictConfig, facts: Mapping[str, object]) -> None:
+    """Fills the `???` of the config's parts with the data's facts of the same name, in place.
+
+    After this the config describes the model without the data. UserError names a key that no fact fills.
+    """
+    from omegaconf import OmegaConf
+
+    for part in FILLED:
+        for key in [key for key in config[part] if OmegaConf.is_missing(config[part], key)]:
+            if key not in facts:
+                raise UserError(f"{part}.{key} is not set; the data can fill only: {', '.join(facts)}")
+            config[part][key] = facts[key]
+
+
+def build_denoiser(config: DictConfig, codec: Codec) -> Denoiser:
+    """The untrained denoiser that the config describes, initialised from its seed."""
+    allow = list(config.allow)
+    with torch.random.fork_rng(devices=[]):  # initialisation is a function of the seed, and leaves no trace
+        torch.manual_seed(config.seed)
+        network = instantiate(config.network, allow)
+    parts = {name: instantiate(config[name], allow) for name in ("schedule", "prediction", "space", "weighting")}
+    learned = config.learned_variance
+    variance = None if learned is None else instantiate(learned, allow, codec=codec)
+    return Denoiser(network, **parts, learned_variance=variance)
+
+
+def build_codec(config: DictConfig) -> Codec:
+    codec: Codec = instantiate(config.codec, list(config.allow))
+    return codec
+
+
+def build_modality(config: DictConfig) -> Modality:
+    modality: Modality = instantiate(config.modality, list(config.allow))
+    return modality
+
+
+def guided(config: DictConfig, denoiser: nn.Module, codec: Codec) -> nn.Module:
+    """The denoiser inside the config's guidance, and inside its clipping where the codec's data has a range."""
+    allow = list(config.allow)
+    if config.guidance is not None:
+        denoiser = instantiate(config.guidance, allow, denoiser=denoiser)
+    if config.clip is not None and codec.range is not None:
+        low, high = codec.range
+        denoiser = instantiate(config.clip, allow, denoiser=denoiser, low=low, high=high)
+    return denoiser
+
+
+def build_sampler(config: DictConfig, denoiser: nn.Module) -> tuple[Sampler, torch.Tensor]:
+    """The sampler and its list of times, `config.steps` of them."""
+    allow = list(config.allow)
+    times = instantiate(config.times, allow, n=config.steps)
+    return instantiate(config.sampler, allow), times(denoiser.schedule)
+
+
+def plain(config: DictConfig) -> dict[str, object]:
+    """A part of the config as a dictionary, resolved."""
+    from omegaconf import OmegaConf
+
+    tree = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(tree, dict)
+    return {str(key): value for key, value in tree.items()}

@@ -1,0 +1,92 @@
+"""What every command shares: a first line at once, Hydra's config, and errors in one line with exit code 2."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from core.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+# parts of a config whose keys depend on what is loaded: `cond.label=3` needs no `+` before it
+OPEN = ("cond", "guidance", "clip", "sampler", "times")
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks for all of a distributed run (torchrun, SLURM, or Lightning's own launcher)."""
+    return all(int(os.environ.get(name, 0)) == 0 for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def say(text: str) -> None:
+    if is_first_process():
+        print(text, flush=True)
+
+
+def run(command: str, work: Callable[[DictConfig], object]) -> None:
+    """Composes the config `command` from the command line and calls `work` with it.
+
+    A `UserError`, or Hydra's about the command line, is printed in one line, with exit code 2; `debug=true` shows the
+    traceback instead.
+    """
+    say(f"polydiffusion: core.{command} {' '.join(sys.argv[1:])}".rstrip())
+    try:
+        _hydra_main(command, work)
+    except KeyboardInterrupt:
+        say("interrupted")
+        sys.exit(130)
+    except Exception as error:
+        line = _explain(error, command)
+        if line is None or "debug=true" in sys.argv[1:]:
+            raise
+        print(f"error: {line}", file=sys.stderr, flush=True)
+        sys.exit(2)
+
+
+def _hydra_main(command: str, work: Callable[[DictConfig], object]) -> None:
+    import hydra
+
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors instead of printing them
+    sys.argv[1:] = [_opened(argument) for argument in sys.argv[1:]]
+    hydra.main(version_base="1.3", config_path="pkg://configs", config_name=command)(work)()
+
+
+def _opened(argument: str) -> str:
+    return f"++{argument}" if argument.split(".")[0] in OPEN and "." in argument.split("=")[0] else argument
+
+
+def _explain(error: BaseException, command: str) -> str | None:
+    """The one line for an error that the command line caused; None for any other."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(error, UserError):
+        return str(error)
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return None
+    text = " ".join(str(error).split())
+    if found := re.search(r"Could not override '([^']+)'", text):
+        return _unknown_key(found.group(1), command)
+    return text
+
+
+def _unknown_key(key: str, command: str) -> str:
+    """Names the keys that stand beside an unknown one."""
+    import hydra
+
+    with hydra.initialize_config_module("configs", version_base="1.3"):
+        node: Any = hydra.compose(command)
+    *parents, last = key.split(".")
+    for parent in parents:
+        if parent not in node:
+            return _unknown_key(".".join(parents), command)
+        node = node[parent]
+    known = sorted(map(str, node)) if hasattr(node, "keys") else []
+    close = difflib.get_close_matches(last, known, 1)
+    hint = f"did you mean {'.'.join([*parents, close[0]])}? " if close else ""
+    return f"unknown key {key}: {hint}{'.'.join(parents) or command} has {', '.join(known)}"

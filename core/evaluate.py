@@ -1,0 +1,57 @@
+"""python -m core.evaluate checkpoint=runs/... n=500, or samples=folder reference=folder: the figures of samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core import cli
+from core.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from core.runs import Reporter
+
+
+def evaluate(config: DictConfig) -> None:
+    from core.runs import Reporter
+
+    folder = Path(config.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    report = Reporter(folder)
+    if config.samples is not None:
+        _folders(config, folder, report)
+    else:
+        _checkpoint(config, folder, report)
+
+
+def _checkpoint(config: DictConfig, folder: Path, report: Reporter) -> None:
+    """Samples of a checkpoint against the held-out data of its run."""
+    from core.config import instantiate
+    from core.evaluation import evaluate_model
+    from core.sample import open_model, request
+
+    model, drawing = open_model(config)
+    data = instantiate(drawing.data, list(drawing.allow))
+    evaluate_model(model, data, drawing, folder, report, request(config, drawing))
+
+
+def _folders(config: DictConfig, folder: Path, report: Reporter) -> None:
+    """One folder of files against another; the floor compares the halves of the second one."""
+    from core.build import build_modality
+    from core.evaluation import FIGURES, compare, publish, read_samples
+
+    if config.reference is None:
+        raise UserError("samples= needs reference=, a folder of real samples to compare with")
+    config.modality.shape, config.modality.classes = [], []
+    modality = build_modality(config)
+    samples = read_samples(Path(config.samples), modality.read)
+    reference = read_samples(Path(config.reference), modality.read)
+    n = min(len(samples), len(reference) // 2)
+    table = compare(modality, samples[:n], reference[:n], reference[n : 2 * n], None)
+    publish(table, folder / FIGURES, f"{config.samples} against {config.reference}, n = {n}", report)
+
+
+if __name__ == "__main__":
+    cli.run("evaluate", evaluate)

@@ -1,0 +1,65 @@
+"""Figures of samples beside the same figures of real data: the floor that no sample can be expected to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.data import Data, whole
+from core.errors import UserError
+from core.output import read_arrays, write_samples
+from core.runs import Reporter, write_json
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from core.batch import Batch
+    from core.model import Model
+    from core.modality import Modality
+
+FIGURES = "evaluation.json"
+Table = dict[str, dict[str, float]]
+
+
+def compare(modality: Modality, samples: Batch, reference: Batch, floor: Batch | None, training: Batch | None) -> Table:
+    """The modality's figures of the samples and, as `real`, of other real data, both against the reference."""
+    columns = {"samples": modality.metrics(samples, reference, training)}
+    if floor is not None and len(floor):
+        columns["real"] = modality.metrics(floor, reference, training)
+    return columns
+
+
+def evaluate_model(
+    model: Model, data: Data, config: DictConfig, folder: Path, report: Reporter, request: Mapping[str, object]
+) -> Table | None:
+    """Draws config.n samples into `folder` and measures them against the first n held-out ones.
+
+    The floor is measured on the n held-out samples after those, or on as many as there are. request: see
+    `write_samples`. None while another process still draws its share.
+    """
+    n = int(config.n)
+    samples = write_samples(model, config, folder, report.console, request)
+    if samples is None:
+        return None
+    held_out = whole(data.test, 2 * n)
+    reference, floor = held_out[:n], held_out[n:]
+    table = compare(model.modality, samples, reference, floor, whole(data.train))
+    publish(table, folder / FIGURES, f"{len(samples)} samples against {len(reference)} held-out ones", report)
+    if len(floor) < n:
+        report(f"the column real is of {len(floor)} held-out samples: its figures are not at equal n")
+    return table
+
+
+def publish(table: Table, path: Path, title: str, report: Reporter) -> None:
+    """One table with both columns, for a person and as JSON."""
+    report.figures(title, table)
+    write_json(path, {"title": title, **table})
+
+
+def read_samples(folder: Path, read_files: Callable[[Path], Batch]) -> Batch:
+    """The samples in a folder: its samples.npz if there is one, else its files as the modality reads them."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder of samples")
+    arrays = folder / "samples.npz"
+    return read_arrays(arrays) if arrays.exists() else read_files(folder)

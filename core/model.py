@@ -1,0 +1,106 @@
+"""A trained model with all that is needed to use it: `core.load("runs/...").sample(n=16, steps=20, label=3)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from core import checkpoint
+from core.batch import Batch, concatenate
+from core.build import build_codec, build_denoiser, build_modality, build_sampler, guided
+from core.codec import Codec
+from core.config import load_yaml
+from core.denoiser import Denoiser
+from core.modality import Modality
+from core.samplers import Callback, sample
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+MICRO_BATCH = 128
+
+
+class Model:
+    """A denoiser with its codec, its modality and the config that names its sampler."""
+
+    def __init__(self, denoiser: Denoiser, codec: Codec, modality: Modality, config: DictConfig) -> None:
+        self.denoiser, self.codec, self.modality, self.config = denoiser, codec, modality, config
+        self.nfe = 0  # denoiser calls of the last request, for each sample
+
+    def to(self, device: torch.device | str) -> Model:
+        self.denoiser.to(device)
+        return self
+
+    def sample(self, n: int = 16, *, steps: int | None = None, seed: int = 0, **cond: object) -> Batch:
+        """n samples, decoded to data units.
+
+        steps: of the sampler, the config's unless given. cond: as the modality takes them, such as label=3. Sample i
+        depends on (seed, i) and its conditions alone.
+        """
+        config = self.config.copy()
+        if steps is not None:
+            config.steps = steps
+        return concatenate(list(self.stream(self.modality.template(n, cond), config, seed=seed)))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.denoiser.parameters()).device
+
+    def stream(
+        self,
+        template: Batch,
+        config: DictConfig,
+        *,
+        seed: int = 0,
+        micro_batch: int = MICRO_BATCH,
+        wanted: Callable[[int], bool] = lambda first: True,
+        callback: Callback | None = None,
+    ) -> Iterator[Batch]:
+        """Decoded samples for the template in micro-batches, as they are made.
+
+        config: names sampler, times, steps, guidance and clip. wanted: which micro-batches to make, by the number of
+        their first sample. callback: see `core.samplers.sample`; its states are in diffusion coordinates.
+        """
+        n = len(template)
+        denoiser = guided(config, self.denoiser, self.codec).eval()
+        sampler, times = build_sampler(config, self.denoiser)
+        self.nfe = len(times) - 1
+        for first in range(0, n, micro_batch):
+            if not wanted(first):
+                continue
+            rows = slice(first, min(first + micro_batch, n))
+            part = template[rows].to(self.device)
+            indices = torch.arange(rows.start, rows.stop)
+            x0 = sample(denoiser, sampler, part, times, seed=seed, indices=indices, callback=callback)
+            yield self.codec.decode(part.with_x(x0)).to("cpu")
+
+
+def load(
+    path: str | Path,
+    *,
+    averaged: bool = True,
+    which: Literal["last", "best"] = "last",
+    device: str | None = None,
+    allow: Sequence[str] = (),
+) -> Model:
+    """The model of a run folder or of one of its step folders, on the best device there is (or `device`).
+
+    averaged: the averaged weights, rather than the raw ones. which: `last` or `best`. allow: packages besides ours
+    whose classes the config may name. Nothing in a checkpoint is executed or unpickled. UserError if there is none.
+    """
+    folder = checkpoint.find(path, which)
+    config = load_yaml(checkpoint.load_config_text(folder))
+    config.allow = sorted(set(allow))
+    codec = build_codec(config)
+    denoiser = build_denoiser(config, codec)
+    denoiser.load_state_dict(checkpoint.load_weights(folder, averaged))
+    denoiser.eval()
+    return Model(denoiser, codec, build_modality(config), config).to(device or best_device())
+
+
+def best_device() -> str:
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return "cpu" if accelerator is None else accelerator.type

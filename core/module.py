@@ -1,0 +1,112 @@
+"""The training loop's side of Lightning: it moves batches to the objective and losses to the logs, and calculates nothing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from core.batch import Batch
+from core.codec import Codec
+from core.data import Data, global_positions
+from core.denoiser import Denoiser
+from core.objective import Losses, Objective
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """AdamW and its learning rate: a linear warm-up, flat until the share `flat` of all steps, cosine down to `final`.
+
+    lr: the peak. warmup: in steps. clip_norm: of the gradient, None for none. ema_decay: the limit of the ramped
+    average's decay, min(ema_decay, (k + 1) / (k + 10)) after k steps.
+    """
+
+    lr: float = 2e-3
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01
+    amsgrad: bool = False
+    warmup: int = 100
+    flat: float = 0.4
+    final: float = 0.02
+    clip_norm: float | None = 1.0
+    ema_decay: float = 0.998
+
+    def factor(self, step: int, total: int | None) -> float:
+        """The learning rate's factor at a step (0-based) of `total`; None while the total is still unknown."""
+        warm = min(1.0, (step + 1) / max(self.warmup, 1))
+        if total is None or step <= (start := self.flat * total) or total <= start:
+            return warm
+        progress = min(1.0, (step - start) / (total - start))
+        return warm * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+    def optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
+        """AdamW, fused where it exists; norms' and biases' one-dimensional parameters are not decayed."""
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        fused = parameters[0].device.type in ("cpu", "cuda", "mps", "xpu")
+        # amsgrad and fused go together on every device
+        return torch.optim.AdamW(
+            [g for g in groups if g["params"]], lr=self.lr, betas=tuple(self.betas), amsgrad=self.amsgrad, fused=fused
+        )
+
+
+class DiffusionModule(pl.LightningModule):
+    """A denoiser, its objective and its optimisation, as Lightning's `Trainer` wants them.
+
+    total_steps: of optimisation; None until a budget in minutes has become a number of steps (see `callbacks.Budget`).
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        codec: Codec,
+        data: Data,
+        objective: Objective,
+        optimisation: Optimisation,
+        total_steps: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.total_steps = total_steps
+        self.optimisation, self.objective = optimisation, objective
+        self._codec, self._augment = codec, data.augment
+        self.validation_losses: list[Losses] = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        accumulate, step = self.trainer.accumulate_grad_batches, self.trainer.global_step
+        micro = batch_idx % accumulate
+        size = len(batch) * self.trainer.world_size
+        positions = micro * size + global_positions(len(batch), self.global_rank, self.trainer.world_size)
+        batch = self._augment(batch, self.objective.augmentation(batch, step, positions))
+        encoded = self._codec.encode(batch)
+        loss = self.objective.training(self.denoiser, encoded, step, positions, size * accumulate).loss.mean()
+        self.log("train/loss", loss, prog_bar=True, on_step=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        loader = self.trainer.val_dataloaders
+        places = torch.tensor(loader.batch_sampler[batch_idx], device=batch.x.device)
+        losses = self.objective.validation(self.denoiser, self._codec.encode(batch), places, len(loader.dataset))
+        self.validation_losses.append(losses)
+        self.log("val/loss", losses.loss.mean(), batch_size=len(batch), sync_dist=True)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self.optimisation.optimizer(self.denoiser)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: self.optimisation.factor(k, self.total_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["total_steps"] = self.total_steps
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.total_steps = self.total_steps or checkpoint["total_steps"]
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch.to(device, non_blocking=True)

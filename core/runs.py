@@ -1,0 +1,88 @@
+"""The folder of a run, and what is written into it while it lasts."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.cli import is_first_process
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+    from rich.console import Console
+
+
+def new_folder(config: DictConfig) -> Path:
+    """`config.out`, or runs/<modality>-<time>; the same on every process of a distributed run."""
+    path = Path(config.out or f"runs/{config.name}-{datetime.now():%Y%m%d-%H%M%S}")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not config.out:
+        path = Path(_from_first_process(str(path)))
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _from_first_process(text: str) -> str:
+    """The first process's text. Starts the process group, which Lightning then uses."""
+    import torch
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    texts = [text]
+    dist.broadcast_object_list(texts)
+    return texts[0]
+
+
+class Reporter:
+    """Prints for a person and keeps the same lines in the run's log; silent on all processes but the first."""
+
+    def __init__(self, folder: Path) -> None:
+        from rich.console import Console
+
+        self.console = Console(quiet=not is_first_process(), highlight=False, soft_wrap=not sys.stdout.isatty())
+        self._log: Console | None = None
+        if is_first_process():
+            self._log = Console(file=(folder / "log.txt").open("a"), width=120)
+
+    def __call__(self, what: object) -> None:
+        self.console.print(what)
+        if self._log is not None:
+            self._log.print(what)
+            self._log.file.flush()
+
+    def table(self, title: str, rows: Mapping[str, object]) -> None:
+        """A table of two columns."""
+        from rich.table import Table
+
+        table = Table(title=title, show_header=False, title_justify="left")
+        for name, value in rows.items():
+            table.add_row(name, str(value))
+        self(table)
+
+    def figures(self, title: str, columns: Mapping[str, Mapping[str, float]]) -> None:
+        """A table of figures: one column for each set of samples, one row for each figure."""
+        from rich.table import Table
+
+        table = Table(title=title, title_justify="left")
+        table.add_column("")
+        for name in columns:
+            table.add_column(name, justify="right")
+        names = dict.fromkeys(figure for column in columns.values() for figure in column)
+        for figure in names:
+            cells = (column.get(figure) for column in columns.values())
+            table.add_row(figure, *("" if cell is None else f"{cell:.4g}" for cell in cells))
+        self(table)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Written whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(content, indent=2))
+    os.replace(part, path)

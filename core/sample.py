@@ -1,0 +1,72 @@
+"""python -m core.sample checkpoint=runs/... n=64 steps=50 cond.label=3 out=samples/: draws samples from a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core import cli
+from core.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from core.model import Model
+
+SAMPLING = ("sampler", "times", "guidance", "clip", "steps")
+
+
+def sample(config: DictConfig) -> None:
+    from core.output import write_samples, write_trajectory
+    from core.runs import Reporter
+
+    model, drawing = open_model(config)
+    folder = Path(config.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    report = Reporter(folder)
+    if write_samples(model, drawing, folder, report.console, request(config, drawing)) is None:
+        report("this process has drawn its share")
+        return
+    if config.trajectory:
+        write_trajectory(model, drawing, folder)
+    report(f"{config.n} samples in {folder}")
+
+
+def open_model(config: DictConfig) -> tuple[Model, DictConfig]:
+    """The checkpoint's model, and its config with what the command line says of sampling."""
+    from omegaconf import OmegaConf
+
+    from core.model import load
+
+    if config.checkpoint is None:
+        raise UserError("checkpoint= is not set: name a run folder, such as checkpoint=runs/image-...")
+    model = load(config.checkpoint, averaged=config.averaged, which=config.which, device=config.device, allow=config.allow)
+    drawing: Any = model.config.copy()
+    OmegaConf.set_struct(drawing, False)
+    for part in SAMPLING:
+        given = config[part]
+        if OmegaConf.is_dict(given) and "_target_" not in given and OmegaConf.is_dict(drawing[part]):
+            drawing[part] = OmegaConf.merge(drawing[part], given)  # single keys, such as guidance.scale=2
+        elif given is not None and given != {}:
+            drawing[part] = given
+    for key in ("n", "seed", "micro_batch", "cond"):
+        drawing[key] = config[key]
+    return model, drawing
+
+
+def request(config: DictConfig, drawing: DictConfig) -> dict[str, object]:
+    """What the samples follow from."""
+    from core import checkpoint
+    from core.build import plain
+
+    folder = checkpoint.find(config.checkpoint, config.which)
+    chosen = plain(drawing)
+    return {
+        "checkpoint": str(folder),
+        "averaged": config.averaged,
+        **{key: chosen[key] for key in (*SAMPLING, "n", "seed", "cond", "micro_batch")},
+    }
+
+
+if __name__ == "__main__":
+    cli.run("sample", sample)

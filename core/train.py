@@ -1,0 +1,20 @@
+"""python -m core.train modality=image [key=value ...]: trains a model, and ends with samples and figures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from core import cli
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def train(config: DictConfig) -> None:
+    from core.fit import fit  # torch and Lightning take seconds to load: only after the first line
+
+    fit(config)
+
+
+if __name__ == "__main__":
+    cli.run("train", train)

@@ -1,0 +1,150 @@
+"""What every image data set shares: fixed stratified splits, kept as memory-mapped arrays.
+
+A data set is cached once as `<split>_x.npy`, uint8 (N, C, H, W), and `<split>_label.npy`, int64 (N,), in a folder that
+appears under its final name only when it is complete. Loading maps the arrays; nothing is read until it is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from core.batch import Batch
+from core.data import ArraySource
+from core.errors import UserError
+
+SPLITS = ("train", "val", "test")
+SPLIT_SEED = 0  # one split for ever: a figure is comparable only with figures on the same held-out images
+GATHER_ROWS = 4096  # images copied at a time, so that a data set larger than the memory can be split
+
+
+class ImageData:
+    """A cached data set of images: the sources `train`, `val` and `test` of uint8 (B, C, H, W) images in [0, 255].
+
+    Every prefix of a split is itself stratified, so `n` held-out images are the first n, and a real-vs-real floor at n
+    compares the first n with the next n.
+
+    facts: `channels`, `size` (pixels along a side), `shape` of one image, `num_classes` (0 without labels), `classes`.
+    flip:  whether training may mirror images left to right; never right for digits and letters.
+    """
+
+    def __init__(self, name: str, cache: Path, flip: bool = False) -> None:
+        self.name = name
+        self.flip = flip
+        about = json.loads((cache / "about.json").read_text())
+        self.classes: list[str] = about["classes"]
+        self.skipped: list[str] = about["skipped"]
+        self.train, self.val, self.test = (self._source(cache, split) for split in SPLITS)
+        channels, size = np.load(cache / "train_x.npy", mmap_mode="r").shape[1:3]
+        self.facts: dict[str, object] = {
+            "channels": channels,
+            "size": size,
+            "shape": [channels, size, size],
+            "num_classes": len(self.classes),
+            "classes": self.classes,
+        }
+
+    def _source(self, cache: Path, split: str) -> ArraySource:
+        cond = {"label": np.load(cache / f"{split}_label.npy", mmap_mode="r")} if self.classes else {}
+        return ArraySource(np.load(cache / f"{split}_x.npy", mmap_mode="r"), cond)
+
+    def augment(self, batch: Batch, u: Float[Tensor, "batch 8"]) -> Batch:
+        """Half of the images mirrored left to right, if `flip`; u: uniform numbers in [0, 1)."""
+        if not self.flip:
+            return batch
+        mirrored = (u[:, 0] < 0.5).to(batch.x.device).reshape(-1, 1, 1, 1)
+        return batch.with_x(torch.where(mirrored, batch.x.flip(-1), batch.x))
+
+    def describe(self) -> str:
+        """One line for the start-up summary."""
+        channels, size = self.facts["channels"], self.facts["size"]
+        counts = f"{len(self.train):,} training, {len(self.val):,} validation and {len(self.test):,} test images"
+        classes = f", {len(self.classes)} classes" if self.classes else ""
+        skipped = f", {len(self.skipped):,} unreadable files skipped" if self.skipped else ""
+        return f"{self.name}: {counts} of {channels}x{size}x{size}{classes}{skipped}"
+
+
+def stratified_split(
+    labels: Int64[np.ndarray, " n"], fractions: Mapping[str, float], seed: int = SPLIT_SEED
+) -> dict[str, Int64[np.ndarray, " m"]]:
+    """Disjoint rows for `train` and for each name in `fractions`, shuffled within classes by `seed`.
+
+    A split of fraction f gets round(f n) rows, by systematic sampling along the sorted labels: each class gives its
+    share to within one image. The rows of each split are in an order whose every prefix is stratified too.
+    """
+    rng = np.random.default_rng(seed)
+    rest = np.lexsort((rng.random(len(labels)), labels))
+    rows = {}
+    for name, fraction in fractions.items():
+        count = round(fraction * len(labels))
+        picked = ((np.arange(count) + 0.5) * len(rest) / max(count, 1)).astype(np.int64)
+        rows[name], rest = rest[picked], np.delete(rest, picked)
+    rows["train"] = rest
+    return {name: r[interleaved(labels[r], rng)] for name, r in rows.items()}
+
+
+def interleaved(labels: Int64[np.ndarray, " n"], rng: np.random.Generator) -> Int64[np.ndarray, " n"]:
+    """An order of all rows in which every prefix has nearly the class shares of the whole."""
+    shuffled = np.lexsort((rng.random(len(labels)), labels))
+    counts = np.bincount(labels)
+    starts = np.cumsum(counts) - counts
+    rank = np.arange(len(labels)) - starts[labels[shuffled]]  # within its class
+    return shuffled[np.lexsort((labels[shuffled], (rank + 0.5) / counts[labels[shuffled]]))]
+
+
+def write_splits(
+    folder: Path,
+    x: UInt8[np.ndarray, "n channels height width"],
+    labels: Int64[np.ndarray, " n"],
+    rows: Mapping[str, Int64[np.ndarray, " m"]],
+) -> None:
+    """Writes `rows` of the images, split by split, in pieces: neither side has to fit into memory.
+
+    UserError if a split is empty.
+    """
+    for split, chosen in rows.items():
+        if not len(chosen):
+            total = sum(map(len, rows.values()))
+            raise UserError(f"{total} readable pictures are too few: none is left for the {split} split")
+        shape = (len(chosen), *x.shape[1:])
+        out = np.lib.format.open_memmap(folder / f"{split}_x.npy", mode="w+", dtype=np.uint8, shape=shape)
+        for start in range(0, len(chosen), GATHER_ROWS):
+            piece = chosen[start : start + GATHER_ROWS]
+            out[start : start + len(piece)] = x[piece]
+        out.flush()
+        np.save(folder / f"{split}_label.npy", labels[chosen])
+
+
+def write_about(folder: Path, classes: Sequence[str], skipped: Sequence[str] = ()) -> None:
+    """The label names, and the files that could not be read."""
+    (folder / "about.json").write_text(json.dumps({"classes": list(classes), "skipped": list(skipped)}))
+
+
+@contextmanager
+def building(final: Path) -> Iterator[Path]:
+    """A scratch folder that becomes `final` in one rename, so no other process ever sees half of a cache.
+
+    If another process finished the same cache first, theirs is kept: both hold the same.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    scratch = final.parent / f".{final.name}-{uuid4().hex}"
+    scratch.mkdir()
+    try:
+        yield scratch
+        try:
+            os.rename(scratch, final)
+        except OSError:
+            if not final.is_dir():
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,105 @@
+"""Any folder of pictures as a data set; class subfolders give labels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64
+
+from core.data import cache_dir
+from core.errors import UserError
+from modalities.image.data import SPLIT_SEED, ImageData, building, stratified_split, write_about, write_splits
+from modalities.image.pictures import check_shape, decode_all, pictures_in
+
+CACHE_VERSION = 1  # a new one whenever the decoding, the split or the layout changes
+NAMED = 10  # skipped files that the log names; `skipped` has them all
+
+log = logging.getLogger(__name__)
+
+
+class ImageFolder(ImageData):
+    """All pictures under `path`, cropped to the centre square and resized to `size`.
+
+    path:      searched recursively. Where the pictures lie in two or more subfolders, those of the first level are the
+               classes, in sorted order; `labels=False` ignores subfolders.
+    channels:  1 (grey) or 3 (RGB). Transparent parts become white; photographs are turned as their EXIF says.
+    flip:      whether training may mirror images left to right.
+    val, test: the shares of the two held-out splits, stratified and fixed by `split_seed`.
+    strict:    refuse the folder if a file cannot be read. Otherwise such files are named, counted and skipped.
+
+    Cached under a hash of the files' paths, sizes and dates and of the options. Raises UserError for a missing or
+    empty folder, pictures beside class folders, too few pictures for the splits, and unreadable files if `strict`.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        size: int,
+        channels: int = 3,
+        flip: bool = False,
+        labels: bool = True,
+        val: float = 0.05,
+        test: float = 0.1,
+        split_seed: int = SPLIT_SEED,
+        strict: bool = False,
+    ) -> None:
+        check_shape(size, channels)
+        if not (val > 0 and test > 0 and val + test < 1):
+            raise UserError(f"data.val={val} and data.test={test}: shares above 0 whose sum is below 1")
+        root = Path(path).expanduser().resolve()
+        files = pictures_in(root)
+        classes, y = class_folders(root, files) if labels else ([], np.zeros(len(files), dtype=np.int64))
+        options = [CACHE_VERSION, size, channels, classes, val, test, split_seed]
+        cache = cache_dir("folder") / _fingerprint(files, options)
+        if not cache.exists():
+            log.info("reading %d pictures of %s", len(files), root)
+            with building(cache) as folder:
+                scratch = folder / "scratch.npy"
+                x, errors = decode_all(files, size, channels, scratch)
+                good = np.array([row for row, file in enumerate(files) if file not in errors], dtype=np.int64)
+                rows = stratified_split(y[good], {"val": val, "test": test}, split_seed)
+                write_splits(folder, x, y, {split: good[chosen] for split, chosen in rows.items()})
+                write_about(folder, classes, [f"{file}: {reason}" for file, reason in errors.items()])
+                scratch.unlink()
+        super().__init__(root.name, cache, flip)
+        self._report(strict)
+
+    def _report(self, strict: bool) -> None:
+        if not self.skipped:
+            return
+        if strict:
+            raise UserError(f"data.strict=true, and {len(self.skipped)} files cannot be read, first {self.skipped[0]}")
+        more = ", ..." if len(self.skipped) > NAMED else ""
+        log.warning("skipped %d unreadable files: %s%s", len(self.skipped), "; ".join(self.skipped[:NAMED]), more)
+
+
+def class_folders(root: Path, files: Sequence[Path]) -> tuple[list[str], Int64[np.ndarray, " n"]]:
+    """The class names and each picture's class, from the first-level folder it lies in; no classes for fewer than two.
+
+    UserError if some pictures lie in folders and others beside them.
+    """
+    parents = [file.relative_to(root).parts[:-1] for file in files]
+    loose = [file for file, parent in zip(files, parents, strict=True) if not parent]
+    if loose and len(loose) < len(files):
+        raise UserError(
+            f"{root} has {len(loose)} pictures beside its class folders, such as {loose[0].name}: "
+            "move them into one, or set data.labels=false"
+        )
+    classes = sorted({parent[0] for parent in parents if parent})
+    if len(classes) < 2:
+        return [], np.zeros(len(files), dtype=np.int64)
+    index = {name: label for label, name in enumerate(classes)}
+    return classes, np.array([index[parent[0]] for parent in parents], dtype=np.int64)
+
+
+def _fingerprint(files: Sequence[Path], options: Sequence[object]) -> str:
+    digest = hashlib.sha256(json.dumps(options).encode())
+    for file in files:
+        about = file.stat()
+        digest.update(f"{file}\0{about.st_size}\0{about.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:20]
