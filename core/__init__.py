@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from core.batch import Batch as Batch
-    from core.reverse import Denoised as Denoised
     from core.denoiser import Denoiser as Denoiser
     from core.errors import UserError as UserError
     from core.model import Model as Model
     from core.model import load as load
+    from core.reverse import Denoised as Denoised
 
 _HOMES = {
     "Batch": "core.batch",

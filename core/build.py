@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from core.codec import Codec
 from core.config import instantiate
-from core.denoiser import Denoiser
+from core.denoiser import BaseDenoiser, Denoiser
 from core.errors import UserError
 from core.modality import Modality
 from core.samplers import Sampler
@@ -57,7 +56,7 @@ def build_modality(config: DictConfig) -> Modality:
     return modality
 
 
-def guided(config: DictConfig, denoiser: nn.Module, codec: Codec) -> nn.Module:
+def guided(config: DictConfig, denoiser: BaseDenoiser, codec: Codec) -> BaseDenoiser:
     """The denoiser inside the config's guidance, and inside its clipping where the codec's data has a range."""
     allow = list(config.allow)
     if config.guidance is not None:
@@ -68,7 +67,7 @@ def guided(config: DictConfig, denoiser: nn.Module, codec: Codec) -> nn.Module:
     return denoiser
 
 
-def build_sampler(config: DictConfig, denoiser: nn.Module) -> tuple[Sampler, torch.Tensor]:
+def build_sampler(config: DictConfig, denoiser: BaseDenoiser) -> tuple[Sampler, torch.Tensor]:
     """The sampler and its list of times, `config.steps` of them."""
     allow = list(config.allow)
     times = instantiate(config.times, allow, n=config.steps)

@@ -43,12 +43,16 @@ class Budget(Callback):
         self.skip, self.measure = skip, measure
         self.begun = self.warm = 0.0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: DiffusionModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, DiffusionModule)
         self.begun = time.monotonic()
         if pl_module.total_steps is not None:  # resumed: settled already
             trainer.fit_loop.epoch_loop.max_steps = pl_module.total_steps
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: DiffusionModule, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, DiffusionModule)
         if pl_module.total_steps is not None:
             return
         if trainer.global_step == self.skip:
@@ -119,14 +123,17 @@ class Curves(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.history = state_dict["history"]
 
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: DiffusionModule) -> None:
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, DiffusionModule)
         pl_module.validation_losses.clear()
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: DiffusionModule) -> None:
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, DiffusionModule)
         if trainer.sanity_checking or not pl_module.validation_losses:
             return
-        both = [torch.cat(part).float() for part in zip(*pl_module.validation_losses, strict=True)]
-        loss, log_snr = (pl_module.all_gather(part).flatten().cpu() for part in both)
+        both = torch.stack([torch.cat(part).float() for part in zip(*pl_module.validation_losses, strict=True)])
+        gathered: Any = pl_module.all_gather(both)  # (2, n), or (ranks, 2, n)
+        loss, log_snr = gathered.movedim(-2, 0).flatten(1).cpu()
         edges = torch.linspace(*pl_module.denoiser.schedule.train_ends, self.bins + 1)
         bins = torch.bucketize(log_snr, edges[1:-1])
         means = [float(loss[bins == b].mean()) for b in range(self.bins)]  # nan where no sample fell
@@ -167,5 +174,3 @@ def _as_array(path: Path) -> Any:
     from PIL import Image
 
     return np.asarray(Image.open(path).convert("RGB"))
-
-

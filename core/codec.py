@@ -1,4 +1,4 @@
-"""Data <-> diffusion coordinates (pixel scaling, scaled one-hot, a frozen autoencoder), and log p(x | z) for likelihoods."""
+"""Data <-> diffusion coordinates: pixel scaling, scaled one-hot, a frozen autoencoder; with log p(x | z)."""
 
 from __future__ import annotations
 
@@ -82,7 +82,8 @@ class Affine(Codec):
 
     def _log_bin_mass(self, z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         """log P(z - half < N(mean, std^2) < z + half); the outermost bins reach to infinity."""
-        assert self.range is not None and self.levels is not None
+        assert self.range is not None
+        assert self.levels is not None
         low, high = self.range
         half = (high - low) / (self.levels - 1) / 2
         upper = torch.where(z > high - half, math.inf, (z + half - mean) / std)

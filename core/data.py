@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -140,8 +140,8 @@ class _Indexed(Dataset[Batch]):
         return self.source.batch([index])
 
 
-def _as_it_is(batch: Batch) -> Batch:
-    return batch
+def _as_it_is(batch: Any) -> Any:
+    return batch  # the source has collated it
 
 
 def train_loader(source: Source, order: StepOrder, workers: int, pin_memory: bool) -> DataLoader[Batch]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from core.batch import Batch, expand
 from core.codec import Codec
 from core.prediction import Prediction
-from core.reverse import LogInterpolated, Denoised, bound_term
+from core.reverse import Denoised, LogInterpolated, bound_term
 from core.schedules import Schedule
 from core.space import Euclidean, Space
 from core.weighting import EpsilonLoss, Weighting
@@ -45,7 +45,25 @@ class LearnedVariance:
     vb_scale: float = 1e-3
 
 
-class Denoiser(nn.Module):
+class BaseDenoiser(nn.Module):
+    """What samplers and likelihoods need: D(x_t; t), its schedule and its space. Guidance wrappers are ones too."""
+
+    schedule: Schedule
+    space: Space
+
+    def forward(
+        self, x_t: Float[Tensor, "b *s"], t: Float[Tensor, " b"], mask: Float[Tensor, "b *m"], cond: Cond
+    ) -> Denoised:
+        """The expected clean data given x_t at times t in (0, 1]."""
+        raise NotImplementedError
+
+    def q_sample(self, batch: Batch, t: Float[Tensor, " b"], eps: Float[Tensor, "b *s"]) -> Float[Tensor, "b *s"]:
+        """x_t = alpha_t x_0 + sigma_t eps, for noise eps of the space: Ho et al. 2020, eq. 4."""
+        alpha_t, sigma_t = (expand(c, batch.x) for c in self.schedule(t))
+        return alpha_t * batch.x + sigma_t * eps
+
+
+class Denoiser(BaseDenoiser):
     """D(x_t; t) = c_skip x_t + c_out F(c_in x_t, c_noise), projected onto the space; and its training loss.
 
     network: see `Network`. weighting: how the loss counts noise levels; `EpsilonLoss` is the textbook's L_simple.
@@ -71,7 +89,6 @@ class Denoiser(nn.Module):
     def forward(
         self, x_t: Float[Tensor, "b *s"], t: Float[Tensor, " b"], mask: Float[Tensor, "b *m"], cond: Cond
     ) -> Denoised:
-        """The expected clean data given x_t at times t in (0, 1]."""
         return self._denoise(x_t, t, mask, cond)[0]
 
     def _denoise(self, x_t: Tensor, t: Tensor, mask: Tensor, cond: Cond) -> tuple[Denoised, Tensor]:
@@ -87,11 +104,6 @@ class Denoiser(nn.Module):
             var_fraction = (v + 1) / 2  # Nichol & Dhariwal 2021, eq. 15
         output = self.space.project(output, mask)
         return Denoised(self.space.project(c_skip * x_t + c_out * output, mask), var_fraction), output
-
-    def q_sample(self, batch: Batch, t: Float[Tensor, " b"], eps: Float[Tensor, "b *s"]) -> Float[Tensor, "b *s"]:
-        """x_t = alpha_t x_0 + sigma_t eps, for noise eps of the space: Ho et al. 2020, eq. 4."""
-        alpha_t, sigma_t = (expand(c, batch.x) for c in self.schedule(t))
-        return alpha_t * batch.x + sigma_t * eps
 
     def loss(self, batch: Batch, t: Float[Tensor, " b"], eps: Float[Tensor, "b *s"]) -> Float[Tensor, " b"]:
         """The weighted squared error of each sample per true degree of freedom, for noise eps of the space.

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from core.batch import Batch
-    from core.model import Model
     from core.modality import Modality
+    from core.model import Model
 
 FIGURES = "evaluation.json"
 Table = dict[str, dict[str, float]]

@@ -67,13 +67,13 @@ def _resumed_config(config: DictConfig, folder: Path) -> DictConfig:
     saved = load_yaml(checkpoint.load_config_text(folder))
     given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     for override in given:
-        key, value = override.lstrip("+").split("=", 1)
+        key = override.lstrip("+").split("=", 1)[0]
         if key == "resume":
             continue
         if OmegaConf.select(saved, key, default=None) is None and "." not in key and key not in saved:
             raise UserError(f"resume={config.resume} has no key {key}; allowed: {', '.join(map(str, saved))}")
         if OmegaConf.is_config(OmegaConf.select(saved, key)):
-            raise UserError(f"{override}: a resumed run keeps its {key}; use init_from= to begin another from its weights")
+            raise UserError(f"{override}: a resumed run keeps its {key}; init_from= begins another from its weights")
         OmegaConf.update(saved, key, OmegaConf.select(config, key))
     saved.resume = config.resume
     return saved
@@ -127,6 +127,7 @@ def _trainer(config: DictConfig, run: Path, model: Model, report: Reporter) -> p
         strategy=hardware.strategy,
         precision=_precision(hardware.precision),
         max_steps=training.steps or -1,
+        max_epochs=-1,
         accumulate_grad_batches=training.accumulate,
         gradient_clip_val=config.optimisation.clip_norm,
         val_check_interval=every * training.accumulate,

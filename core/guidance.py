@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.batch import expand
+from core.denoiser import BaseDenoiser, Cond
 from core.reverse import Denoised
 
-Cond = Mapping[str, Tensor]
 
-
-class Wrapper(nn.Module):
+class Wrapper(BaseDenoiser):
     """A denoiser around another, with its schedule and space."""
 
-    def __init__(self, denoiser: nn.Module) -> None:
+    def __init__(self, denoiser: BaseDenoiser) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.schedule, self.space = denoiser.schedule, denoiser.space
-
-    def forward(self, x_t: Tensor, t: Tensor, mask: Tensor, cond: Cond) -> Denoised:
-        raise NotImplementedError
 
 
 class ClassifierFree(Wrapper):
@@ -34,7 +29,7 @@ class ClassifierFree(Wrapper):
     formula is the same for x_0, eps and v, which are linear in each other.
     """
 
-    def __init__(self, denoiser: nn.Module, scale: float = 1.5) -> None:
+    def __init__(self, denoiser: BaseDenoiser, scale: float = 1.5) -> None:
         super().__init__(denoiser)
         self.scale = scale
 
@@ -55,7 +50,7 @@ class ClassifierFree(Wrapper):
 class Clipped(Wrapper):
     """x_0 clipped to [low, high], the codec's range: Ho et al. 2020's reference code does it at every step."""
 
-    def __init__(self, denoiser: nn.Module, low: float, high: float) -> None:
+    def __init__(self, denoiser: BaseDenoiser, low: float, high: float) -> None:
         super().__init__(denoiser)
         if not low < high:
             raise ValueError(f"cannot clip to [{low}, {high}]")
@@ -70,13 +65,13 @@ class Clipped(Wrapper):
 
 
 class DynamicThreshold(Clipped):
-    """x_0 clipped to the given quantile of its own size and scaled back into [low, high]: Saharia et al. 2022, sec. 2.3.
+    """x_0 clipped to the given quantile of its own size and scaled back into the range: Saharia et al. 2022, 2.3.
 
     The quantile is taken of |x_0 - centre| in each sample and is never less than half the range, so that samples that
     lie within it stay as they are.
     """
 
-    def __init__(self, denoiser: nn.Module, low: float, high: float, quantile: float = 0.995) -> None:
+    def __init__(self, denoiser: BaseDenoiser, low: float, high: float, quantile: float = 0.995) -> None:
         super().__init__(denoiser, low, high)
         if not 0 < quantile <= 1:
             raise ValueError(f"quantile={quantile}: must lie in (0, 1]")

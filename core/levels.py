@@ -1,4 +1,4 @@
-"""Which noise levels training visits: the inverse distribution function of t, so that stratified u give stratified t."""
+"""Which noise levels training visits, as inverse distribution functions: stratified u give stratified t."""
 
 from __future__ import annotations
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from core import random
 from core.batch import Batch, expand
 from core.codec import Codec
+from core.denoiser import BaseDenoiser
 from core.process import q_x_t_given_x_0
 from core.reverse import ReverseVariance, Small, bound_term
 
@@ -37,7 +38,7 @@ class Bound:
 
 @torch.no_grad()
 def variational_bound(
-    denoiser: nn.Module,
+    denoiser: BaseDenoiser,
     codec: Codec,
     batch: Batch,
     times: Float[Tensor, " steps_plus_1"],
@@ -69,8 +70,8 @@ def variational_bound(
     return Bound(prior, torch.stack(terms[:-1] or [torch.zeros_like(dim)]).sum(0), terms[-1], dim)
 
 
-def prior_term(denoiser: nn.Module, encoded: Batch, t: Float[Tensor, ""]) -> Float[Tensor, " b"]:
-    """KL(q(x_t | x_0) || N(0, alpha_t^2 + sigma_t^2)) in nats: how far the forward process ends from the sampler's start."""
+def prior_term(denoiser: BaseDenoiser, encoded: Batch, t: Float[Tensor, ""]) -> Float[Tensor, " b"]:
+    """KL(q(x_t | x_0) || N(0, alpha_t^2 + sigma_t^2)) in nats: how far q(x_1) is from the sampler's start."""
     x0 = encoded.x
     q = q_x_t_given_x_0(denoiser.schedule, x0, expand(t.to(x0).expand(len(x0)), x0))
     prior_var = torch.hypot(*denoiser.schedule(t)).square().to(x0)

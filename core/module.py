@@ -1,4 +1,4 @@
-"""The training loop's side of Lightning: it moves batches to the objective and losses to the logs, and calculates nothing."""
+"""The training loop's side of Lightning: it takes batches to the objective and losses to the logs, no mathematics."""
 
 from __future__ import annotations
 
@@ -53,7 +53,11 @@ class Optimisation:
         fused = parameters[0].device.type in ("cpu", "cuda", "mps", "xpu")
         # amsgrad and fused go together on every device
         return torch.optim.AdamW(
-            [g for g in groups if g["params"]], lr=self.lr, betas=tuple(self.betas), amsgrad=self.amsgrad, fused=fused
+            [group for group in groups if group["params"]],
+            lr=self.lr,
+            betas=(self.betas[0], self.betas[1]),
+            amsgrad=self.amsgrad,
+            fused=fused,
         )
 
 
@@ -91,13 +95,13 @@ class DiffusionModule(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        loader = self.trainer.val_dataloaders
+        loader: Any = self.trainer.val_dataloaders
         places = torch.tensor(loader.batch_sampler[batch_idx], device=batch.x.device)
         losses = self.objective.validation(self.denoiser, self._codec.encode(batch), places, len(loader.dataset))
         self.validation_losses.append(losses)
         self.log("val/loss", losses.loss.mean(), batch_size=len(batch), sync_dist=True)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         optimizer = self.optimisation.optimizer(self.denoiser)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: self.optimisation.factor(k, self.total_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,4 +1,4 @@
-"""The training step as a pure function: which times, noise and dropped conditions a sample gets follow from its place."""
+"""The training step as a pure function: a sample's time, noise and dropped conditions follow from its place."""
 
 from __future__ import annotations
 
@@ -36,9 +36,7 @@ class Objective:
     drop_rate: float = 0.1
     seed: int = 0
 
-    def training(
-        self, denoiser: Denoiser, batch: Batch, step: int, positions: Int[Tensor, " b"], total: int
-    ) -> Losses:
+    def training(self, denoiser: Denoiser, batch: Batch, step: int, positions: Int[Tensor, " b"], total: int) -> Losses:
         """The losses of the samples at `positions` of global batch number `step`."""
         key = self._keys(batch, Stream.TRAIN_DROP, step, positions)
         if batch.cond and self.drop_rate:

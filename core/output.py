@@ -85,7 +85,7 @@ def _save(path: Path, batch: Batch) -> None:
     arrays = {"x": batch.x, **batch.cond} | ({} if batch.mask[0].numel() == 1 else {"mask": batch.mask})
     part = path.with_name(f".{path.name}.part")
     with part.open("wb") as file:
-        np.savez(file, **{name: value.numpy() for name, value in arrays.items()})
+        np.savez(file, allow_pickle=False, **{name: value.numpy() for name, value in arrays.items()})
     os.replace(part, path)
 
 

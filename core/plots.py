@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ def _figure() -> tuple[Figure, Axes]:
 def level_curve(path: Path, edges: Sequence[float], history: Sequence[tuple[int, Sequence[float]]]) -> None:
     """Validation loss by log-SNR, one line a validation, the latest ones darkest. edges: of the bins, in nats."""
     figure, axes = _figure()
-    centres = [(a + b) / 2 for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    centres = [(a + b) / 2 for a, b in pairwise(edges)]
     shown = history[-8:]
     for i, (step, means) in enumerate(shown):
         axes.plot(centres, means, color="tab:blue", alpha=(i + 1) / len(shown), marker=".", label=f"step {step}")

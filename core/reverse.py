@@ -1,4 +1,4 @@
-"""The learned reversal p_theta(x_s | x_t): the posterior at the denoised data, with a variance that is chosen or learned."""
+"""The learned reversal p_theta(x_s | x_t): the posterior at the denoised data, its variance chosen or learned."""
 
 from __future__ import annotations
 

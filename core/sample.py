@@ -1,4 +1,4 @@
-"""python -m core.sample checkpoint=runs/... n=64 steps=50 cond.label=3 out=samples/: draws samples from a checkpoint."""
+"""python -m core.sample checkpoint=runs/... n=64 steps=50 cond.label=3 out=samples/: draws samples."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def open_model(config: DictConfig) -> tuple[Model, DictConfig]:
 
     if config.checkpoint is None:
         raise UserError("checkpoint= is not set: name a run folder, such as checkpoint=runs/image-...")
-    model = load(config.checkpoint, averaged=config.averaged, which=config.which, device=config.device, allow=config.allow)
+    averaged, which, device = config.averaged, config.which, config.device
+    model = load(config.checkpoint, averaged=averaged, which=which, device=device, allow=list(config.allow))
     drawing: Any = model.config.copy()
     OmegaConf.set_struct(drawing, False)
     for part in SAMPLING:

@@ -1,4 +1,4 @@
-"""The way back from noise to data: samplers, each one step from time t to an earlier s, and the one loop that calls them."""
+"""The way back from noise to data: samplers, each one step from t to an earlier s, and the one loop around them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from core import random
 from core.batch import Batch
+from core.denoiser import BaseDenoiser
 from core.process import eps_from_x_0, posterior_variance
 from core.reverse import Denoised, ReverseVariance, Small, p_x_s_given_x_t
-from core.schedules import Schedule
 
 X = Float[Tensor, "b *s"]
 Time = Float[Tensor, ""]  # one number, float64 on the CPU: coefficients are computed in it
@@ -25,9 +25,9 @@ State = Any  # what a multistep sampler remembers between its steps; None for th
 class Denoise:
     """A denoiser bound to its mask and conditions: (x_t, t) -> Denoised. It counts its calls in `nfe`."""
 
-    def __init__(self, denoiser: nn.Module, batch: Batch) -> None:
+    def __init__(self, denoiser: BaseDenoiser, batch: Batch) -> None:
         self.denoiser, self.batch = denoiser, batch
-        self.schedule: Schedule = denoiser.schedule
+        self.schedule = denoiser.schedule
         self.nfe = 0
 
     def __call__(self, x_t: X, t: Time) -> Denoised:
@@ -84,7 +84,7 @@ Callback = Callable[[int, Time, X], None]  # (number of steps done, s, x_s)
 
 @torch.no_grad()
 def sample(
-    denoiser: nn.Module,
+    denoiser: BaseDenoiser,
     sampler: Sampler,
     template: Batch,
     times: Float[Tensor, " steps_plus_1"],
@@ -122,7 +122,7 @@ def sample(
 class _NoiseSource:
     """Standard normal noise of the denoiser's space, a function of (seed, sample, step, element)."""
 
-    denoiser: nn.Module
+    denoiser: BaseDenoiser
     template: Batch
     numbers: Tensor
     seed: int

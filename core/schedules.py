@@ -147,7 +147,7 @@ class PolynomialAlpha(Schedule):
 
 
 class BetaTable(Schedule):
-    """Any table of T betas, q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t); step i (0-based) is t = (i + 1) / T.
+    """Any table of T betas, q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t); step i from 0 is t = (i + 1) / T.
 
     Between two steps the log-SNR is interpolated linearly; before the first, sigma_t^2 / alpha_t^2 grows linearly from
     0 at t = 0. So fewer sampling steps are a coarser list of times, never a second table.

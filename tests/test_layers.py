@@ -9,6 +9,7 @@ from torch import nn
 from core.layers.attention import SelfAttention, SpatialAttention
 from core.layers.blocks import Style
 from core.layers.embedding import ConditionEmbedding, LabelEmbedding, LogSnrFeatures, StepFeatures
+from core.layers.init import glorot, zero
 from core.layers.masks import masked, pool_mask, spatial_mask
 from core.layers.norm import GroupNorm
 from core.layers.patches import patchify, unpatchify
@@ -184,6 +185,16 @@ class TestUNet:
             gradients.append(torch.autograd.grad(loss, list(unet.parameters())))
         for plain, recomputed in zip(*gradients, strict=True):
             torch.testing.assert_close(recomputed, plain, atol=0, rtol=0)
+
+
+def test_glorot_scales_each_map_and_keeps_zeros_zero():
+    torch.manual_seed(0)
+    attention = glorot(SpatialAttention(64, 4, 1e-5))
+    assert attention.attention.out.weight.abs().max() == 0
+    assert attention.attention.qkv.bias.abs().max() == 0
+    for part in attention.attention.qkv.weight.chunk(3):
+        assert part.var().item() == pytest.approx(1 / 64, rel=0.1)
+    assert glorot(zero(nn.Conv1d(4, 4, 3))).weight.abs().max() == 0
 
 
 def test_refusals_say_what_is_allowed():

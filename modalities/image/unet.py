@@ -33,7 +33,7 @@ class UNet2d(nn.Module):
         self,
         channels: int,
         num_classes: int,
-        widths: Sequence[int] = (40, 80),
+        widths: Sequence[int] = (32, 64),
         *,
         blocks: int = 1,
         attention: Sequence[int] = (),
