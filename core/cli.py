@@ -53,7 +53,17 @@ def _hydra_main(command: str, work: Callable[[DictConfig], object]) -> None:
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors instead of printing them
     sys.argv[1:] = [_opened(argument) for argument in sys.argv[1:]]
-    hydra.main(version_base="1.3", config_path="pkg://configs", config_name=command)(work)()
+    raised: list[BaseException] = []
+
+    def task(config: DictConfig) -> None:
+        try:
+            work(config)
+        except BaseException as error:
+            raised.append(error)  # out of Hydra's sight, which would print lines of its own
+
+    hydra.main(version_base="1.3", config_path="pkg://configs", config_name=command)(task)()
+    if raised:
+        raise raised[0]
 
 
 def _opened(argument: str) -> str:

@@ -34,7 +34,8 @@ def _checkpoint(config: DictConfig, folder: Path, report: Reporter) -> None:
 
     model, drawing = open_model(config)
     data = instantiate(drawing.data, list(drawing.allow))
-    evaluate_model(model, data, drawing, folder, report, request(config, drawing))
+    asked = request(config, drawing)
+    evaluate_model(model, data, drawing, folder, report, asked, config.likelihood, config.likelihood_steps)
 
 
 def _folders(config: DictConfig, folder: Path, report: Reporter) -> None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
+from core.codec import LossyCodecError
 from core.data import Data, whole
 from core.errors import UserError
+from core.likelihood import variational_bound
 from core.output import read_arrays, write_samples
+from core.progress import counting
+from core.reverse import Large, LogInterpolated
 from core.runs import Reporter, write_json
+from core.times import Uniform
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -19,6 +28,7 @@ if TYPE_CHECKING:
     from core.model import Model
 
 FIGURES = "evaluation.json"
+LIKELIHOOD_BATCH = 128
 Table = dict[str, dict[str, float]]
 
 
@@ -31,12 +41,20 @@ def compare(modality: Modality, samples: Batch, reference: Batch, floor: Batch |
 
 
 def evaluate_model(
-    model: Model, data: Data, config: DictConfig, folder: Path, report: Reporter, request: Mapping[str, object]
+    model: Model,
+    data: Data,
+    config: DictConfig,
+    folder: Path,
+    report: Reporter,
+    request: Mapping[str, object],
+    likelihood: int = 0,
+    likelihood_steps: int = 1000,
 ) -> Table | None:
     """Draws config.n samples into `folder` and measures them against the first n held-out ones.
 
     The floor is measured on the n held-out samples after those, or on as many as there are. request: see
-    `write_samples`. None while another process still draws its share.
+    `write_samples`. likelihood: held-out samples whose variational bound to compute too, 0 for none. None while another
+    process still draws its share.
     """
     n = int(config.n)
     samples = write_samples(model, config, folder, report.console, request)
@@ -45,10 +63,43 @@ def evaluate_model(
     held_out = whole(data.test, 2 * n)
     reference, floor = held_out[:n], held_out[n:]
     table = compare(model.modality, samples, reference, floor, whole(data.train))
+    if likelihood:
+        table["held-out data"] = bits_per_dim(model, data, likelihood, likelihood_steps, config.seed, report)
     publish(table, folder / FIGURES, f"{len(samples)} samples against {len(reference)} held-out ones", report)
     if len(floor) < n:
         report(f"the column real is of {len(floor)} held-out samples: its figures are not at equal n")
     return table
+
+
+def bits_per_dim(model: Model, data: Data, n: int, steps: int, seed: int, report: Reporter) -> dict[str, float]:
+    """The variational bound of the first n held-out samples on a uniform grid, by its parts.
+
+    In bits per true degree of freedom. UserError for a codec that loses information.
+    """
+    held_out = whole(data.test, n)
+    times = Uniform(steps)(model.denoiser.schedule)
+    learned = model.denoiser.learned_variance is not None
+    parts: dict[str, list[Tensor]] = {"prior": [], "diffusion": [], "decoder": []}
+    with counting(report.console, "variational bound", n) as count:
+        for first in range(0, n, LIKELIHOOD_BATCH):
+            batch = held_out[first : first + LIKELIHOOD_BATCH].to(model.device)
+            try:
+                bound = variational_bound(
+                    model.denoiser,
+                    model.codec,
+                    batch,
+                    times,
+                    variance=LogInterpolated() if learned else Large(),
+                    seed=seed,
+                    indices=torch.arange(first, first + len(batch)),
+                )
+            except LossyCodecError as error:
+                raise UserError(str(error)) from error
+            for name, values in parts.items():
+                values.append(getattr(bound, name) / (bound.dim * math.log(2)))
+            count(len(batch))
+    figures = {f"bits_per_dim_{name}": float(torch.cat(values).mean()) for name, values in parts.items()}
+    return {"bits_per_dim": sum(figures.values()), **figures}
 
 
 def publish(table: Table, path: Path, title: str, report: Reporter) -> None:

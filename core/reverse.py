@@ -27,6 +27,11 @@ class Denoised:
     var_fraction: Float[Tensor, "b *s"] | None = None
 
 
+def _positive(var: Tensor) -> Tensor:
+    """Above 0 even where a schedule is clamped at its lowest log-SNR and a step changes nothing: its KL is 0, not 0/0."""
+    return var.clamp(min=torch.finfo(var.dtype).tiny)
+
+
 class ReverseVariance:
     """The variance of p_theta(x_s | x_t), for 0 < s < t.
 
@@ -43,7 +48,8 @@ class Small(ReverseVariance):
 
     def __call__(self, schedule: Schedule, denoised: Denoised, s: Tensor, t: Tensor) -> Tensor:
         first = s <= 0
-        return posterior_variance(schedule, torch.where(first, t, s), torch.where(first, (2 * t).clamp(max=1), t))
+        var = posterior_variance(schedule, torch.where(first, t, s), torch.where(first, (2 * t).clamp(max=1), t))
+        return _positive(var)
 
 
 class Large(ReverseVariance):
@@ -51,7 +57,7 @@ class Large(ReverseVariance):
 
     def __call__(self, schedule: Schedule, denoised: Denoised, s: Tensor, t: Tensor) -> Tensor:
         _, var_ts = schedule.transition(s, t)
-        return torch.where(s <= 0, Small()(schedule, denoised, s, t), var_ts)
+        return torch.where(s <= 0, Small()(schedule, denoised, s, t), _positive(var_ts))
 
 
 class LogInterpolated(ReverseVariance):
@@ -62,7 +68,7 @@ class LogInterpolated(ReverseVariance):
             raise ValueError("the learned variance needs a denoiser that was trained with learned_variance")
         small = Small()(schedule, denoised, s, t).log()
         # the first step's beta itself is finite: no exception needed
-        large = schedule.transition(s, t)[1].log()
+        large = _positive(schedule.transition(s, t)[1]).log()
         return torch.lerp(small.to(denoised.x0), large.to(denoised.x0), denoised.var_fraction).exp()
 
 

@@ -45,7 +45,7 @@ def open_model(config: DictConfig) -> tuple[Model, DictConfig]:
     drawing: Any = model.config.copy()
     OmegaConf.set_struct(drawing, False)
     for part in SAMPLING:
-        given = config[part]
+        given = config.get(part)  # a group that is null has no key
         if OmegaConf.is_dict(given) and "_target_" not in given and OmegaConf.is_dict(drawing[part]):
             drawing[part] = OmegaConf.merge(drawing[part], given)  # single keys, such as guidance.scale=2
         elif given is not None and given != {}:

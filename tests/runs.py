@@ -1,0 +1,185 @@
+"""Tiny runs through the project's entry points, in this process; and one trained run that many tests look at."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from torch import Tensor
+
+from core import checkpoint, cli
+from core.batch import Batch
+
+ROOT = Path(__file__).resolve().parent.parent
+NETWORK = ("network.widths=[8,8]", "network.groups=4")
+TINY = (
+    "trainer=cpu",
+    "training.steps=2",
+    "training.validate_every=2",
+    "training.batch_size=4",
+    "training.validate_on=8",
+    "preview.n=2",
+    "preview.steps=2",
+    "steps=2",
+    "n=0",
+)
+TINY_IMAGES = (*TINY, *NETWORK)
+
+
+def compose(command: str, *overrides: object) -> DictConfig:
+    """The config that the command line would give to the work of a command."""
+    with hydra.initialize_config_module("configs", version_base="1.3"):
+        return hydra.compose(command, [cli._opened(str(override)) for override in overrides])
+
+
+def train(folder: Path, *overrides: object) -> Path:
+    """Trains a tiny model of images into the folder."""
+    from core.fit import fit
+
+    return fit(compose("train", *TINY_IMAGES, f"out={folder}", *overrides))
+
+
+def sample(run: Path, folder: Path, *overrides: object) -> Path:
+    from core import sample as command
+
+    command.sample(compose("sample", "n=4", "steps=2", "device=cpu", f"checkpoint={run}", f"out={folder}", *overrides))
+    return folder
+
+
+def evaluate(folder: Path, *overrides: object) -> Path:
+    from core import evaluate as command
+
+    command.evaluate(compose("evaluate", "n=4", "steps=2", "device=cpu", f"out={folder}", *overrides))
+    return folder
+
+
+def weights(run: Path, averaged: bool = False) -> dict[str, Tensor]:
+    return checkpoint.load_weights(checkpoint.find(run), averaged)
+
+
+def assert_same_weights(one: Path, other: Path, **tolerance: float) -> None:
+    """Both the raw and the averaged weights; exactly, unless `atol` and `rtol` are given."""
+    for averaged in (False, True):
+        a, b = weights(one, averaged), weights(other, averaged)
+        assert a.keys() == b.keys()
+        for name in a:
+            torch.testing.assert_close(a[name], b[name], msg=lambda m, n=name: f"{n}: {m}", **tolerance or _EXACT)
+
+
+_EXACT = {"atol": 0.0, "rtol": 0.0}
+
+
+@dataclass
+class Outcome:
+    """How a command ended: its exit code, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Outcome]]:
+    """Runs `python -m core.<name> <arguments>` in this process."""
+    import core.evaluate
+    import core.sample
+    import core.train
+
+    works = {"train": core.train.train, "sample": core.sample.sample, "evaluate": core.evaluate.evaluate}
+
+    def run(name: str, *arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        capfd.readouterr()
+        code = 0
+        try:
+            cli.run(name, works[name])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        finally:
+            forget_hydra()
+        return Outcome(code, *capfd.readouterr())
+
+    yield run
+    forget_hydra()
+
+
+def forget_hydra() -> None:
+    """Hydra keeps the config of its last command in global state."""
+    GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of data sets that the tests of one session share."""
+    before = os.environ.get("POLYDIFFUSION_CACHE")
+    folder = Path(before) if before else tmp_path_factory.mktemp("cache")
+    os.environ["POLYDIFFUSION_CACHE"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["POLYDIFFUSION_CACHE"]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """A run of four steps on digits, with the samples and figures at its end. Look, but do not write."""
+    options = ("training.steps=4", "n=4", "optimisation.warmup=1")
+    return train(tmp_path_factory.mktemp("trained") / "run", *options)
+
+
+@pytest.fixture
+def own_run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of `trained` that a test may change."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the time of a tiny run goes into its two plots."""
+    import core.callbacks
+
+    monkeypatch.setattr(core.callbacks, "level_curve", lambda *_: None)
+    monkeypatch.setattr(core.callbacks, "loss_curve", lambda *_: None)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """Forty 32x32 pictures in two class folders."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (root / name).mkdir()
+        for i in range(20):
+            Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(root / name / f"{i}.png")
+    return root
+
+
+class Recorder:
+    """An objective that keeps what it was asked, by (step, position)."""
+
+    def __init__(self, objective: Any) -> None:
+        self.objective = objective
+        self.asked: dict[tuple[int, int], tuple[Tensor, ...]] = {}
+
+    def __call__(self, denoiser: Any, batch: Batch, step: int, positions: Tensor, total: int) -> Any:
+        losses = self.objective.training(denoiser, batch, step, positions, total)
+        for row, position in enumerate(positions.tolist()):
+            self.asked[step, position] = (batch.x[row], losses.log_snr[row])
+        return losses
+
+
+def plain(config: DictConfig) -> Any:
+    return OmegaConf.to_container(config, resolve=True)

@@ -1,0 +1,69 @@
+"""What only a GPU can show."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from core import random
+from core.batch import Batch
+from core.denoiser import Denoiser
+from core.prediction import Epsilon, Velocity
+from core.samplers import DDIM, DDPM, sample
+from core.schedules import Cosine, LinearBeta
+from core.times import Uniform
+from modalities.image.unet import UNet2d
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+@pytest.fixture(name="denoiser")
+def make_denoiser() -> Denoiser:
+    torch.manual_seed(0)
+    network = UNet2d(channels=1, num_classes=10, widths=(32, 64), patch_size=2)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)  # a new network outputs zero
+    return Denoiser(network, Cosine(), Velocity()).cuda().eval()
+
+
+def test_noise_is_the_same_on_both_devices():
+    places = torch.arange(64)
+    on_cpu = random.normal(random.keys(1, 2, places), (1000,))
+    on_gpu = random.normal(random.keys(1, 2, places, device="cuda"), (1000,)).cpu()
+    torch.testing.assert_close(on_gpu, on_cpu, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("prediction", [Epsilon(), Velocity()])
+def test_half_precision_gives_finite_losses_and_gradients_at_every_level(denoiser, prediction):
+    denoiser.prediction = prediction
+    t = torch.linspace(0, 1, 257, device="cuda")[1:]
+    batch = Batch.full(torch.rand(256, 1, 28, 28, device="cuda") * 2 - 1)
+    with torch.autocast("cuda", torch.bfloat16):
+        loss = denoiser.loss(batch, t, torch.randn_like(batch.x))
+    assert loss.dtype == torch.float32
+    assert bool(loss.isfinite().all())
+    loss.mean().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in denoiser.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("sampler", [DDIM(), DDPM()])
+def test_samples_agree_with_the_cpu(denoiser, sampler):
+    template = Batch.full(torch.zeros(4, 1, 28, 28))
+    times = Uniform(10)(denoiser.schedule)
+    on_gpu = sample(denoiser, sampler, template.to("cuda"), times).cpu()
+    on_cpu = sample(denoiser.cpu(), sampler, template, times)
+    torch.testing.assert_close(on_gpu, on_cpu, rtol=0, atol=2e-3)
+
+
+def test_compiled_network_agrees(denoiser):
+    batch = Batch.full(torch.rand(8, 1, 28, 28, device="cuda"))
+    t, eps = torch.linspace(0.1, 0.9, 8, device="cuda"), torch.randn_like(batch.x)
+    plain = denoiser.loss(batch, t, eps)
+    denoiser.network.compile()
+    torch.testing.assert_close(denoiser.loss(batch, t, eps), plain, rtol=1e-3, atol=1e-4)
+
+
+def test_a_table_of_betas_stays_on_its_device():
+    schedule = LinearBeta()
+    t = torch.linspace(0.001, 1, 100)
+    torch.testing.assert_close(schedule.log_snr(t.cuda()).cpu(), schedule.log_snr(t), rtol=1e-5, atol=1e-5)

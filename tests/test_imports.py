@@ -1,0 +1,125 @@
+"""Who may import whom, read from the source: mathematics is pure torch, and the layers depend downwards only."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODALITIES = sorted(p.name for p in (ROOT / "modalities").iterdir() if (p / "__init__.py").is_file())
+HEAVY = {"lightning", "hydra", "omegaconf", "torch_geometric", "rdkit", "e3nn", "torchaudio", "matplotlib"}
+
+# a module of the mathematics imports only modules of a lower rank
+RANKS = {
+    "batch": 0,
+    "random": 0,
+    "schedules": 0,
+    "prediction": 1,
+    "space": 1,
+    "process": 1,
+    "codec": 1,
+    "levels": 1,
+    "times": 2,
+    "weighting": 2,
+    "reverse": 2,
+    "denoiser": 3,
+    "guidance": 3,
+    "samplers": 4,
+    "likelihood": 4,
+}
+LEAVES = {"batch", "schedules", "space", "prediction", "times"}
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """The absolute names of the modules that a file imports anywhere, also inside its functions."""
+    found = set()
+    parents = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = list(parents[: len(parents) - node.level + 1]) if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def of_core(path: Path) -> set[str]:
+    """The modules of the mathematics among a file's imports."""
+    parts = [name.split(".") for name in imports(path)]
+    return {p[1] for p in parts if p[0] == "core" and len(p) > 1 and p[1] in RANKS}
+
+
+def below(path: Path, package: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for name in imports(path))
+
+
+def test_the_reader_sees_every_form_of_import(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    file = tmp_path / "core" / "layers" / "x.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("import a.b\nfrom core import batch\ndef f():\n    from ..space import Space\n    from . import y\n")
+    assert {"a.b", "core.batch", "core.space", "core.layers.y"} <= imports(file)
+
+
+@pytest.mark.parametrize("module", RANKS)
+def test_mathematics_is_pure_torch(module):
+    names = {name.split(".")[0] for name in imports(ROOT / "core" / f"{module}.py")}
+    assert names <= set(sys.stdlib_module_names) | {"torch", "jaxtyping", "core"}
+
+
+@pytest.mark.parametrize("module", RANKS)
+def test_mathematics_depends_downwards(module):
+    path = ROOT / "core" / f"{module}.py"
+    of_project = {name.split(".")[1] for name in imports(path) if name.startswith("core.")}
+    assert of_project <= RANKS.keys(), "the mathematics imports something that is not"
+    assert all(RANKS[other] < RANKS[module] for other in of_project)
+
+
+@pytest.mark.parametrize("leaf", sorted(LEAVES))
+def test_leaves_do_not_know_the_denoiser(leaf):
+    assert not of_core(ROOT / "core" / f"{leaf}.py") & {"denoiser", "guidance", "samplers", "likelihood", "reverse"}
+
+
+@pytest.mark.parametrize("path", sources("core/layers"), ids=lambda p: p.stem)
+def test_networks_know_no_diffusion(path):
+    assert of_core(path) <= {"batch"}
+    assert not {name.split(".")[0] for name in imports(path)} & HEAVY
+
+
+@pytest.mark.parametrize("path", sources("core"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_core_knows_no_modality(path):
+    for package in ("modalities", "benchmarks", "tests", "torch_geometric", "rdkit", "e3nn", "torchaudio"):
+        assert not below(path, package), package
+
+
+@pytest.mark.parametrize("path", sources("modalities"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_modalities_know_no_sibling(path):
+    own = path.relative_to(ROOT / "modalities").parts[0]
+    assert not any(below(path, f"modalities.{other}") for other in MODALITIES if other != own)
+    assert not below(path, "benchmarks")
+
+
+def fresh(code: str) -> str:
+    """What a new interpreter prints."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_import_core_is_lazy():
+    unwanted = sorted({"torch", "numpy", *HEAVY})
+    assert fresh(f"import sys, core; print([name for name in {unwanted} if name in sys.modules])") == "[]"
+
+
+def test_the_mathematics_loads_nothing_but_torch():
+    modules = ", ".join(f"core.{module}" for module in RANKS)
+    assert fresh(f"import sys, {modules}; print(sorted(set({sorted(HEAVY)}) & set(sys.modules)))") == "[]"
