@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback, WeightAveraging
 from torch import Tensor
 
 from core import checkpoint
+from core.errors import UserError
 from core.module import DiffusionModule
 from core.plots import level_curve, loss_curve
 
@@ -26,6 +27,19 @@ class Averaging(WeightAveraging):
             torch._foreach_lerp_(averaged, current, 1 - min(decay, (k + 1) / (k + 10)))
 
         super().__init__(multi_avg_fn=torch.no_grad()(average))
+
+
+class Finite(Callback):
+    """Stops at a loss that is not a number, before a checkpoint of it is written. Looks at every tenth step."""
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step % 10 == 0 and not bool(outputs["loss"].isfinite()):
+            raise UserError(
+                f"the loss is {float(outputs['loss'])} at step {trainer.global_step}: lower optimisation.lr, or resume "
+                "from the last checkpoint with trainer.detect_anomaly=true to see where it begins"
+            )
 
 
 class Budget(Callback):

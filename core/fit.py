@@ -15,7 +15,7 @@ import torch
 
 from core import checkpoint
 from core.build import build_codec, build_denoiser, build_modality, fill
-from core.callbacks import Averaging, Budget, Checkpoints, Curves, Previews
+from core.callbacks import Averaging, Budget, Checkpoints, Curves, Finite, Previews
 from core.checkpoint_io import FolderCheckpointIO
 from core.config import instantiate, load_yaml
 from core.data import Data, StepOrder, train_loader, val_loader
@@ -116,7 +116,7 @@ def _trainer(config: DictConfig, run: Path, model: Model, report: Reporter) -> p
         report(f"{training.minutes:g} minutes are {steps} steps of {each * 1000:.0f} ms")
 
     callbacks: list[pl.Callback] = [Progress(report.console), Curves(run), Previews(_previewer(config, run, model))]
-    callbacks += [Checkpoints(run, training.keep), Averaging(config.optimisation.ema_decay)]
+    callbacks += [Finite(), Checkpoints(run, training.keep), Averaging(config.optimisation.ema_decay)]
     if training.steps is None:
         callbacks.append(Budget(training.minutes, every, budgeted))
     version = f"from-{_step_of(checkpoint.find(run) if config.resume else None):08d}"
@@ -125,7 +125,7 @@ def _trainer(config: DictConfig, run: Path, model: Model, report: Reporter) -> p
         devices=hardware.devices,
         num_nodes=hardware.num_nodes,
         strategy=hardware.strategy,
-        precision=_precision(hardware.precision),
+        precision=_precision(str(hardware.precision), hardware.accelerator),
         max_steps=training.steps or -1,
         max_epochs=-1,
         accumulate_grad_batches=training.accumulate,
@@ -156,10 +156,16 @@ def _interval(validate_every: int, steps: int | None) -> int:
     return max(1, steps // max(1, round(steps / validate_every)))
 
 
-def _precision(wanted: str) -> Any:
-    if wanted != "auto":
-        return wanted
-    return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"
+def _precision(wanted: str, accelerator: str) -> Any:
+    """What Lightning calls the precision: bf16 where a GPU has it, and never on a CPU that lacks it."""
+    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
+    if wanted == "auto":
+        return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+    if wanted.startswith("bf16") and not on_gpu and not torch.cpu._is_avx512_bf16_supported():
+        raise UserError(
+            f"trainer.precision={wanted}: this CPU emulates bf16, tens of times slower; use auto or 32-true"
+        )
+    return wanted
 
 
 def _loaders(config: DictConfig, data: Data, trainer: pl.Trainer, first_step: int) -> tuple[Any, Any]:

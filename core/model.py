@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from torch import Tensor
+from torch.nn import Module
 
 from core import checkpoint
 from core.batch import Batch, concatenate
@@ -28,7 +30,7 @@ class Model:
 
     def __init__(self, denoiser: Denoiser, codec: Codec, modality: Modality, config: DictConfig) -> None:
         self.denoiser, self.codec, self.modality, self.config = denoiser, codec, modality, config
-        self.nfe = 0  # denoiser calls of the last request, for each sample
+        self.nfe = 0.0  # network evaluations for each sample of the last request; guidance makes two of a step
 
     def to(self, device: torch.device | str) -> Model:
         self.denoiser.to(device)
@@ -67,15 +69,23 @@ class Model:
         n = len(template)
         denoiser = guided(config, self.denoiser, self.codec).eval()
         sampler, times = build_sampler(config, self.denoiser)
-        self.nfe = len(times) - 1
-        for first in range(0, n, micro_batch):
-            if not wanted(first):
-                continue
-            rows = slice(first, min(first + micro_batch, n))
-            part = template[rows].to(self.device)
-            indices = torch.arange(rows.start, rows.stop)
-            x0 = sample(denoiser, sampler, part, times, seed=seed, indices=indices, callback=callback)
-            yield self.codec.decode(part.with_x(x0)).to("cpu")
+        rows_evaluated = rows_drawn = 0
+
+        def count(network: Module, arguments: tuple[Tensor, ...]) -> None:
+            nonlocal rows_evaluated
+            rows_evaluated += len(arguments[0])
+
+        hook = self.denoiser.network.register_forward_pre_hook(count)
+        try:
+            for first in filter(wanted, range(0, n, micro_batch)):
+                part = template[first : first + micro_batch].to(self.device)
+                indices = torch.arange(first, first + len(part))
+                x0 = sample(denoiser, sampler, part, times, seed=seed, indices=indices, callback=callback)
+                rows_drawn += len(part)
+                self.nfe = rows_evaluated / rows_drawn
+                yield self.codec.decode(part.with_x(x0)).to("cpu")
+        finally:
+            hook.remove()
 
 
 def load(

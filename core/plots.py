@@ -55,9 +55,7 @@ def loss_curve(path: Path, tables: Sequence[Path]) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _smoothed(values: Sequence[float], decay: float = 0.9) -> list[float]:
-    smooth, average = [], values[0]
-    for value in values:
-        average = decay * average + (1 - decay) * value
-        smooth.append(average)
-    return smooth
+def _smoothed(values: Sequence[float], half: int = 5) -> list[float]:
+    """The mean of each value and its `half` neighbours on both sides."""
+    windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
+    return [sum(window) / len(window) for window in windows]

@@ -28,7 +28,7 @@ class Denoised:
 
 
 def _positive(var: Tensor) -> Tensor:
-    """Above 0 even where a schedule is clamped at its lowest log-SNR and a step changes nothing: its KL is 0, not 0/0."""
+    """Above 0 even where a step changes nothing, as beyond a schedule's lowest log-SNR: its KL is 0, not 0/0."""
     return var.clamp(min=torch.finfo(var.dtype).tiny)
 
 
