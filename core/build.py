@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -34,44 +34,48 @@ def fill(config: DictConfig, facts: Mapping[str, object]) -> None:
             config[part][key] = facts[key]
 
 
+def part(config: DictConfig, name: str, **kwargs: object) -> Any:
+    """The object of the config's part `name`. UserError names the part if its values are wrong."""
+    try:
+        return instantiate(config[name], list(config.allow), **kwargs)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{name}: {error}") from error
+
+
 def build_denoiser(config: DictConfig, codec: Codec) -> Denoiser:
     """The untrained denoiser that the config describes, initialised from its seed."""
-    allow = list(config.allow)
     with torch.random.fork_rng(devices=[]):  # initialisation is a function of the seed, and leaves no trace
         torch.manual_seed(config.seed)
-        network = instantiate(config.network, allow)
-    parts = {name: instantiate(config[name], allow) for name in ("schedule", "prediction", "space", "weighting")}
-    learned = config.learned_variance
-    variance = None if learned is None else instantiate(learned, allow, codec=codec)
+        network = part(config, "network")
+    parts = {name: part(config, name) for name in ("schedule", "prediction", "space", "weighting")}
+    variance = None if config.learned_variance is None else part(config, "learned_variance", codec=codec)
     return Denoiser(network, **parts, learned_variance=variance)
 
 
 def build_codec(config: DictConfig) -> Codec:
-    codec: Codec = instantiate(config.codec, list(config.allow))
+    codec: Codec = part(config, "codec")
     return codec
 
 
 def build_modality(config: DictConfig) -> Modality:
-    modality: Modality = instantiate(config.modality, list(config.allow))
+    modality: Modality = part(config, "modality")
     return modality
 
 
 def guided(config: DictConfig, denoiser: BaseDenoiser, codec: Codec) -> BaseDenoiser:
     """The denoiser inside the config's guidance, and inside its clipping where the codec's data has a range."""
-    allow = list(config.allow)
-    if config.guidance is not None:
-        denoiser = instantiate(config.guidance, allow, denoiser=denoiser)
-    if config.clip is not None and codec.range is not None:
+    if config.get("guidance"):
+        denoiser = part(config, "guidance", denoiser=denoiser)
+    if config.get("clip") and codec.range is not None:
         low, high = codec.range
-        denoiser = instantiate(config.clip, allow, denoiser=denoiser, low=low, high=high)
+        denoiser = part(config, "clip", denoiser=denoiser, low=low, high=high)
     return denoiser
 
 
 def build_sampler(config: DictConfig, denoiser: BaseDenoiser) -> tuple[Sampler, torch.Tensor]:
     """The sampler and its list of times, `config.steps` of them."""
-    allow = list(config.allow)
-    times = instantiate(config.times, allow, n=config.steps)
-    return instantiate(config.sampler, allow), times(denoiser.schedule)
+    times = part(config, "times", n=config.steps)
+    return part(config, "sampler"), times(denoiser.schedule)
 
 
 def plain(config: DictConfig) -> dict[str, object]:

@@ -93,6 +93,7 @@ class Checkpoints(Callback):
 
     def __init__(self, run: Path, keep: int = 2) -> None:
         self.run, self.keep, self.best = run, keep, float("inf")
+        self.saved = -1  # the step; a folder of that name may also be left from before a resumption
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
@@ -118,8 +119,9 @@ class Checkpoints(Callback):
 
     def _save(self, trainer: pl.Trainer) -> None:
         folder = self.run / checkpoint.FOLDER / checkpoint.step_name(trainer.global_step)
-        if not folder.exists():
+        if self.saved != trainer.global_step:
             trainer.save_checkpoint(folder)
+            self.saved = trainer.global_step
         if trainer.is_global_zero:
             checkpoint.prune(self.run, self.keep)
 

@@ -28,12 +28,12 @@ def evaluate(config: DictConfig) -> None:
 
 def _checkpoint(config: DictConfig, folder: Path, report: Reporter) -> None:
     """Samples of a checkpoint against the held-out data of its run."""
-    from core.config import instantiate
+    from core.build import part
     from core.evaluation import evaluate_model
     from core.sample import open_model, request
 
     model, drawing = open_model(config)
-    data = instantiate(drawing.data, list(drawing.allow))
+    data = part(drawing, "data")
     asked = request(config, drawing)
     evaluate_model(model, data, drawing, folder, report, asked, config.likelihood, config.likelihood_steps)
 
@@ -45,6 +45,8 @@ def _folders(config: DictConfig, folder: Path, report: Reporter) -> None:
 
     if config.reference is None:
         raise UserError("samples= needs reference=, a folder of real samples to compare with")
+    if "modality" not in config:
+        raise UserError("samples= needs modality=, the kind of the files, such as modality=image")
     config.modality.shape, config.modality.classes = [], []
     modality = build_modality(config)
     samples = read_samples(Path(config.samples), modality.read)

@@ -14,19 +14,21 @@ import lightning.pytorch as pl
 import torch
 
 from core import checkpoint
-from core.build import build_codec, build_denoiser, build_modality, fill
+from core.build import build_codec, build_denoiser, build_modality, fill, part
 from core.callbacks import Averaging, Budget, Checkpoints, Curves, Finite, Previews
 from core.checkpoint_io import FolderCheckpointIO
-from core.config import instantiate, load_yaml
+from core.config import load_yaml
 from core.data import Data, StepOrder, train_loader, val_loader
 from core.denoiser import Denoiser
 from core.errors import UserError
 from core.evaluation import evaluate_model
+from core.levels import NoiseLevels
 from core.model import Model
 from core.module import DiffusionModule, Optimisation
 from core.objective import Objective
 from core.progress import Progress
 from core.runs import Reporter, new_folder
+from core.settings import check
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -38,17 +40,18 @@ def fit(config: DictConfig) -> Path:
     resumed = checkpoint.find(config.resume) if config.resume else None
     if resumed:
         config = _resumed_config(config, resumed)
-    run = resumed.parent.parent if resumed else new_folder(config)
-    report = Reporter(run)
-    data: Data = instantiate(config.data, list(config.allow))
+    check(config)
+    data: Data = part(config, "data")
     fill(config, data.facts)
     codec = build_codec(config)
     denoiser = build_denoiser(config, codec)
-    if config.init_from and not resumed:
-        report(initialise(denoiser, config.init_from))
     model = Model(denoiser, codec, build_modality(config), config)
     module = _module(config, model, data)
-    trainer = _trainer(config, run, model, report)
+    run = resumed.parent.parent if resumed else new_folder(config)  # only now: a wrong value leaves no folder behind
+    report = Reporter(run)
+    if config.init_from and not resumed:
+        report(initialise(denoiser, config.init_from))
+    trainer = _trainer(config, run, model, report, first_step=_step_of(resumed))
     _summary(config, report, run, data, model, trainer)
     loaders = _loaders(config, data, trainer, first_step=_step_of(resumed))
     trainer.fit(module, *loaders, ckpt_path=resumed, weights_only=True if resumed else None)
@@ -72,7 +75,7 @@ def _resumed_config(config: DictConfig, folder: Path) -> DictConfig:
             continue
         if OmegaConf.select(saved, key, default=None) is None and "." not in key and key not in saved:
             raise UserError(f"resume={config.resume} has no key {key}; allowed: {', '.join(map(str, saved))}")
-        if OmegaConf.is_config(OmegaConf.select(saved, key)):
+        if key != "trainer" and OmegaConf.is_config(OmegaConf.select(saved, key)):  # other hardware is no other run
             raise UserError(f"{override}: a resumed run keeps its {key}; init_from= begins another from its weights")
         OmegaConf.update(saved, key, OmegaConf.select(config, key))
     saved.resume = config.resume
@@ -93,7 +96,7 @@ def initialise(denoiser: Denoiser, path: str | Path) -> str:
 
 def _module(config: DictConfig, model: Model, data: Data) -> DiffusionModule:
     training = config.training
-    levels = instantiate(config.levels, list(config.allow))
+    levels: NoiseLevels = part(config, "levels")
     objective = Objective(levels, training.drop_rate, config.seed)
     optimisation = Optimisation(**config.optimisation)
     if config.trainer.channels_last:
@@ -103,7 +106,7 @@ def _module(config: DictConfig, model: Model, data: Data) -> DiffusionModule:
     return DiffusionModule(model.denoiser, model.codec, data, objective, optimisation, training.steps)
 
 
-def _trainer(config: DictConfig, run: Path, model: Model, report: Reporter) -> pl.Trainer:
+def _trainer(config: DictConfig, run: Path, model: Model, report: Reporter, first_step: int) -> pl.Trainer:
     from omegaconf import OmegaConf
 
     training, hardware = config.training, config.trainer
@@ -119,7 +122,7 @@ def _trainer(config: DictConfig, run: Path, model: Model, report: Reporter) -> p
     callbacks += [Finite(), Checkpoints(run, training.keep), Averaging(config.optimisation.ema_decay)]
     if training.steps is None:
         callbacks.append(Budget(training.minutes, every, budgeted))
-    version = f"from-{_step_of(checkpoint.find(run) if config.resume else None):08d}"
+    version = f"from-{first_step:08d}"
     return pl.Trainer(
         accelerator=hardware.accelerator,
         devices=hardware.devices,

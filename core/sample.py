@@ -20,6 +20,8 @@ def sample(config: DictConfig) -> None:
     from core.output import write_samples, write_trajectory
     from core.runs import Reporter
 
+    if config.n == 0:
+        raise UserError("n=0: must be a whole number of at least 1")
     model, drawing = open_model(config)
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +39,9 @@ def open_model(config: DictConfig) -> tuple[Model, DictConfig]:
     from omegaconf import OmegaConf
 
     from core.model import load
+    from core.settings import NULLABLE, check
 
+    check(config, (*NULLABLE, "steps"))
     if config.checkpoint is None:
         raise UserError("checkpoint= is not set: name a run folder, such as checkpoint=runs/image-...")
     averaged, which, device = config.averaged, config.which, config.device

@@ -222,7 +222,7 @@ class TestLearnedVariance:
         assert bool((variance_gradient != 0).all())
         assert bool(torch.isfinite(variance_gradient).all())
 
-    def test_its_size_is_the_bound_in_bits_times_T(self):
+    def test_its_size_is_the_bound_in_bits_times_their_number(self):
         (denoiser, _), (batch, t, eps) = self.denoiser(), self.batch()
         loss = denoiser.loss(batch, t, eps)
         simple = (0.3 - eps).square().mean(1)

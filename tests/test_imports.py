@@ -27,7 +27,7 @@ RANKS = {
     "weighting": 2,
     "reverse": 2,
     "denoiser": 3,
-    "guidance": 3,
+    "guidance": 4,
     "samplers": 4,
     "likelihood": 4,
 }
@@ -66,7 +66,8 @@ def test_the_reader_sees_every_form_of_import(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     file = tmp_path / "core" / "layers" / "x.py"
     file.parent.mkdir(parents=True)
-    file.write_text("import a.b\nfrom core import batch\ndef f():\n    from ..space import Space\n    from . import y\n")
+    inside = "def f():\n    from ..space import Space\n    from . import y\n"
+    file.write_text(f"import a.b\nfrom core import batch\n{inside}")
     assert {"a.b", "core.batch", "core.space", "core.layers.y"} <= imports(file)
 
 

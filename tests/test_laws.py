@@ -47,10 +47,12 @@ def probe(sampler: Sampler, denoiser: Denoiser, t: Tensor, s: Tensor) -> tuple[f
     return a - b, b, c - b
 
 
-def closed_form(sampler: Sampler, schedule: Schedule, t: Tensor, s: Tensor) -> tuple[float, float, float]:
-    """(a, b, c) from the papers' formulas in plain numbers, for E[x_0 | x_t] = k x_t + (1 - alpha_t k) MEAN."""
+def closed_form(
+    sampler: Sampler, schedule: Schedule, t: Tensor, s: Tensor, mean: float = MEAN, sd: float = SD
+) -> tuple[float, float, float]:
+    """(a, b, c) from the papers' formulas in plain numbers, for E[x_0 | x_t] = k x_t + (1 - alpha_t k) mean."""
     (alpha_t, sigma_t), (alpha_s, sigma_s) = level(schedule, t), level(schedule, s)
-    k = alpha_t * SD**2 / (alpha_t**2 * SD**2 + sigma_t**2)
+    k = alpha_t * sd**2 / (alpha_t**2 * sd**2 + sigma_t**2)
     var_ts = sigma_t**2 - (alpha_t / alpha_s) ** 2 * sigma_s**2
     posterior = var_ts * sigma_s**2 / sigma_t**2
     if isinstance(sampler, DDPM):
@@ -60,7 +62,7 @@ def closed_form(sampler: Sampler, schedule: Schedule, t: Tensor, s: Tensor) -> t
         var = sampler.eta**2 * posterior
         from_x_t = math.sqrt(sigma_s**2 - var) / sigma_t
         from_x_0 = alpha_s - from_x_t * alpha_t
-    return from_x_t + from_x_0 * k, from_x_0 * (1 - alpha_t * k) * MEAN, math.sqrt(var)
+    return from_x_t + from_x_0 * k, from_x_0 * (1 - alpha_t * k) * mean, math.sqrt(var)
 
 
 def propagate(sampler: Sampler, schedule: Schedule, grid: Tensor, mean: float, var: float) -> tuple[float, float]:
@@ -107,20 +109,19 @@ def test_samples_have_the_propagated_mean_and_variance(schedule, sampler):
 @each_sampler
 @each_schedule
 def test_more_steps_tend_to_the_truth(schedule, sampler):
-    # the grid's own last jump, from the highest level to the data, is not made smaller by more steps
     errors = []
-    for n in (25, 100, 400):
+    for n in (40, 120):
         mean, var = from_marginal(sampler, schedule, times.Uniform(n)(schedule))
         errors.append(max(abs(mean - MEAN), abs(math.sqrt(var) - SD)))
-    assert errors[0] > errors[1] > errors[2]
-    assert errors[2] < 0.03 * SD
+    assert errors[0] > errors[1]
+    assert errors[1] < 0.08 * SD
 
 
 @pytest.mark.parametrize("schedule", [SCHEDULES["cosine"], SCHEDULES["linear_path"]], ids=["cosine", "linear_path"])
 @each_sampler
 def test_first_order(sampler, schedule):
     """The error of the standard deviation halves when the steps double."""
-    grids = [times.Uniform(n)(schedule) for n in (100, 200, 400)]
+    grids = [times.Uniform(n)(schedule) for n in (50, 100, 200)]
     errors = [abs(math.sqrt(from_marginal(sampler, schedule, grid)[1]) - SD) for grid in grids]
     for coarse, fine in pairwise(errors):
         assert 1.7 < coarse / fine < 2.3
@@ -139,7 +140,6 @@ def test_few_steps_of_ddpm_lack_variance():
 
     assert share(20, 0.42) == pytest.approx(0.58, abs=0.005)
     assert share(1000, 0.42) == pytest.approx(0.982, abs=0.002)
-    assert share(1000, 1.0) == pytest.approx(0.991, abs=0.002)
 
 
 # --- a full covariance ---
@@ -158,23 +158,24 @@ def correlated(x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
 @each_sampler
 @each_schedule
 def test_a_full_covariance_is_propagated(schedule, sampler):
-    """The step acts on each eigenvector alone: A in the eigenbasis is diagonal, and many steps give the covariance."""
-    denoiser, grid = known(schedule, correlated), times.Uniform(200)(schedule)
+    """Along each eigenvector the step is that of data with its eigenvalue as the variance."""
+    denoiser = known(schedule, correlated)
     eigenvalues, basis = torch.linalg.eigh(COVARIANCE)
-    alpha, sigma = level(schedule, grid[0])
-    mean, covariance = alpha * CENTRE, alpha**2 * COVARIANCE + sigma**2 * torch.eye(3, dtype=torch.float64)
-    zero, unit = torch.zeros(1, 3, dtype=torch.float64), torch.eye(3, dtype=torch.float64)
-    x = torch.cat([zero, unit, zero])
-    noise = torch.cat([zero.expand(4, 3), unit[:1]])
-    for t, s in pairwise(grid):
+    unit = torch.eye(3, dtype=torch.float64)
+    x = torch.cat([torch.zeros_like(unit[:1]), unit, torch.zeros_like(unit)])
+    noise = torch.cat([torch.zeros(4, 3, dtype=torch.float64), unit])
+    for t, s in pairwise(times.LogSNR(12)(schedule)[:-1]):
         x_s, _ = sampler.step(Denoise(denoiser, Batch.full(x)), x, t, s, None, noise)
-        b, A, c = x_s[0], (x_s[1:4] - x_s[0]).T, (x_s[4] - x_s[0])[0] if s > 0 else 0
-        in_basis = basis.T @ A @ basis
-        torch.testing.assert_close(in_basis, torch.diag(in_basis.diagonal()), atol=1e-8, rtol=0)
-        mean, covariance = A @ mean + b, A @ covariance @ A.T + c**2 * unit
-    torch.testing.assert_close(mean, CENTRE, atol=0.03, rtol=0)
-    torch.testing.assert_close(covariance, COVARIANCE, atol=0.06, rtol=0)
-    assert float(eigenvalues.min()) > 0
+        of_x, of_noise = ((basis.T @ (x_s[rows] - x_s[0]).T @ basis) for rows in (slice(1, 4), slice(4, 7)))
+        shift = x_s[0] @ basis
+        wanted = [
+            closed_form(sampler, schedule, t, s, mean, math.sqrt(var))
+            for mean, var in zip((CENTRE @ basis).tolist(), eigenvalues.tolist(), strict=True)
+        ]
+        a, b, c = torch.tensor(wanted, dtype=torch.float64).T
+        torch.testing.assert_close(of_x, torch.diag(a), rtol=1e-7, atol=1e-8)
+        torch.testing.assert_close(of_noise, torch.diag(c), rtol=1e-7, atol=1e-8)
+        torch.testing.assert_close(shift, b, rtol=1e-7, atol=1e-8)
 
 
 # --- parametrisations ---

@@ -1,4 +1,4 @@
-"""The variational bound: its closed form and its limit on Gaussian data, masks that count nowhere, codecs that refuse."""
+"""The variational bound: its closed form and limit on Gaussian data, masks that count nowhere, codecs that refuse."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def expected_bound(schedule: Schedule, grid: Tensor, sd: float, variance: Revers
             parts["decoder"] = 0.5 * (math.log(2 * math.pi * var) + error / var)
             break
         var_ts = sigma_t**2 - (alpha_t / alpha_s * sigma_s) ** 2
-        if var_ts < 1e-12:
+        if var_ts < 1e-9 * sigma_t**2:
             continue  # the schedule is clamped here: nothing changes
         posterior = var_ts * sigma_s**2 / sigma_t**2
         parts["diffusion"] += 0.5 * (alpha_s * var_ts / sigma_t**2) ** 2 * error / var + kl(posterior / var)
@@ -84,10 +84,10 @@ def gap(schedule: Schedule, grid: times.Times, sd: float, variance: ReverseVaria
 @each_variance
 def test_the_bound_is_above_the_truth_and_nears_it(variance, sd):
     """On Ho et al.'s table with steps equal in log-SNR."""
-    gaps = [gap(LinearBeta(), times.LogSNR(n), sd, variance) for n in (10, 30, 100, 1000)]
+    gaps = [gap(LinearBeta(), times.LogSNR(n), sd, variance) for n in (10, 40, 200)]
     assert gaps[-1] > 0
-    assert all(coarse > fine for coarse, fine in pairwise(gaps)) or max(gaps) < 0.13
-    assert gaps[-1] < 0.2
+    assert all(coarse >= fine - 1e-9 for coarse, fine in pairwise(gaps))
+    assert gaps[-1] < 0.4
 
 
 def test_the_gap_of_unit_data_is_the_decoders_with_the_large_variance():
@@ -175,14 +175,18 @@ def test_padding_changes_no_bit(codec, space):
 def test_pixels_of_a_known_model_cost_their_bits():
     """One of 256 levels, known to the denoiser: almost nothing; a denoiser that knows nothing: more than 8 bits."""
     codec = Affine(127.5, 127.5, 0.0, 255.0, 256)
-    batch = Batch.full(torch.full((50, 16), 37, dtype=torch.uint8))
+    batch = Batch.full(torch.full((5, 16), 37, dtype=torch.uint8))
     z = (37 - 127.5) / 127.5
-    grid = times.Uniform(100)(Cosine())
+    grid = torch.cat([torch.linspace(1, 0.002, 100, dtype=torch.float64), torch.tensor([0.001, 0]).double()])
     knowing = known(Cosine(), lambda x_t, alpha, sigma: torch.full_like(x_t, z), Velocity())
     ignorant = known(Cosine(), lambda x_t, alpha, sigma: torch.zeros_like(x_t), Velocity())
     few, many = (float(variational_bound(d, codec, batch, grid).bits_per_dim.mean()) for d in (knowing, ignorant))
     assert 0 <= few < 0.02
     assert many > 8
+
+
+# steps of 1/1000 at both ends, coarse between
+FINE_ENDS = torch.tensor([1.0, 0.999, 0.998, 0.995, 0.99, 0.9, 0.7, 0.5, 0.3, 0.1, 0.01, 2e-3, 1e-3, 0]).double()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -191,17 +195,14 @@ def test_pixels_of_a_known_model_cost_their_bits():
 def test_finite_on_a_fine_grid(schedule, variance, dtype):
     """Also where a schedule is clamped at its lowest log-SNR and steps change nothing."""
     batch = Batch.full(torch.linspace(-1, 1, 8, dtype=dtype)[:, None])
-    bound = variational_bound(
-        known(schedule, gaussian(0, SD)), Identity(), batch, times.Uniform(300)(schedule), variance=variance
-    )
+    bound = variational_bound(known(schedule, gaussian(0, SD)), Identity(), batch, FINE_ENDS, variance=variance)
     assert bool(torch.isfinite(torch.stack([bound.prior, bound.diffusion, bound.decoder])).all())
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.5, 1.0])
 def test_a_learned_variance_is_finite_where_steps_change_nothing(fraction):
-    grid = times.Uniform(300)(Cosine())
     batch = Batch.full(torch.linspace(-1, 1, 8)[:, None])
-    bound = variational_bound(Fraction(fraction, Cosine()), Identity(), batch, grid, variance=LogInterpolated())
+    bound = variational_bound(Fraction(fraction, Cosine()), Identity(), batch, FINE_ENDS, variance=LogInterpolated())
     assert bool(torch.isfinite(bound.nats).all())
 
 

@@ -1,0 +1,165 @@
+"""What the benchmarks share: options from the command line, tasks that take turns on the clock, the default run."""
+
+from __future__ import annotations
+
+import copy
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from core.build import build_codec, build_denoiser, fill
+from core.codec import Codec
+from core.config import instantiate
+from core.data import Data
+from core.denoiser import Denoiser
+from core.errors import UserError
+from core.module import Optimisation
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+Options = TypeVar("Options")
+
+
+def command(kind: type[Options], work: Callable[[Options], object]) -> None:
+    """Calls `work` with the command line's key=value pairs as the dataclass `kind`; a mistake is one line, code 2."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        options = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.from_cli()))
+        work(options)  # type: ignore[arg-type]
+    except (UserError, OmegaConfBaseException) as error:
+        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+        sys.exit(2)
+
+
+def chosen(text: str, allowed: Mapping[str, object] | list[str], key: str) -> list[str]:
+    """The names in a comma-separated option; UserError for one that is not allowed."""
+    names = text.split(",")
+    for name in names:
+        if name not in allowed:
+            raise UserError(f"{key}={name}: allowed are {', '.join(allowed)}")
+    return names
+
+
+def compose(*overrides: str) -> DictConfig:
+    """The config that `python -m core.train` composes from the same overrides."""
+    import hydra
+
+    with hydra.initialize_config_module("configs", version_base="1.3"):
+        return hydra.compose("train", list(overrides))
+
+
+@dataclass(frozen=True)
+class Run:
+    """The objects of a training run that has not begun."""
+
+    config: DictConfig
+    data: Data
+    codec: Codec
+    denoiser: Denoiser
+
+    @classmethod
+    def of(cls, *overrides: str) -> Run:
+        config = compose(*overrides)
+        data: Data = instantiate(config.data)
+        fill(config, data.facts)
+        codec = build_codec(config)
+        return cls(config, data, codec, build_denoiser(config, codec))
+
+
+class Update:
+    """What every contender does with its loss: AdamW with clipped gradients, and the ramped average of its weights.
+
+    total: steps of the learning rate's schedule; None holds it at its peak after the warm-up. average: a copy of the
+    model that holds the averaged weights.
+    """
+
+    def __init__(self, model: nn.Module, optimisation: Optimisation, total: int | None = None) -> None:
+        self.average = copy.deepcopy(model).requires_grad_(False)
+        self.optimisation, self.total, self.steps = optimisation, total, 0
+        self._parameters, self._averaged = list(model.parameters()), list(self.average.parameters())
+        self._optimizer = optimisation.optimizer(model)
+
+    def __call__(self, loss: Tensor) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.optimisation.lr * self.optimisation.factor(self.steps, self.total)
+        self._optimizer.zero_grad()
+        loss.backward()
+        if self.optimisation.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._parameters, self.optimisation.clip_norm)
+        self._optimizer.step()
+        decay = min(self.optimisation.ema_decay, (self.steps + 1) / (self.steps + 10))
+        with torch.no_grad():
+            torch._foreach_lerp_(self._averaged, self._parameters, 1 - decay)
+        self.steps += 1
+
+
+Task = Callable[[], float]  # does its work once and returns the seconds that it took
+
+
+def timed(work: Callable[[], object]) -> Task:
+    """CPU seconds of the process, not the wall's: what else runs on the machine counts less."""
+
+    def task() -> float:
+        begun = time.process_time()
+        work()
+        return time.process_time() - begun
+
+    return task
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How long a task takes, over another that took turns with it in the same process.
+
+    ratio: the median over the rounds of task / baseline; low, high: its quartiles. limit: what it is meant not to pass.
+    seconds, baseline_seconds: medians.
+    """
+
+    what: str
+    baseline: str
+    seconds: float
+    baseline_seconds: float
+    ratio: float
+    low: float
+    high: float
+    limit: float | None = None
+
+    @classmethod
+    def of(cls, what: str, baseline: str, ours: list[float], theirs: list[float], limit: float | None) -> Comparison:
+        ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+        low, _, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+        medians = statistics.median(ours), statistics.median(theirs)
+        return cls(what, baseline, *medians, statistics.median(ratios), low, high, limit)
+
+
+def race(what: str, task: Task, baselines: Mapping[str, Task], rounds: int, limit: float | None) -> list[Comparison]:
+    """The task against each of the baselines: all take turns, after one round that does not count."""
+    tasks = {what: task, **baselines}
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    for i in range(rounds + 1):
+        for name, run in tasks.items():
+            taken = run()
+            if i:
+                seconds[name].append(taken)
+    return [Comparison.of(what, name, seconds[what], seconds[name], limit) for name in baselines]
+
+
+def count(network: nn.Module) -> int:
+    """Its parameters."""
+    return sum(p.numel() for p in network.parameters())
+
+
+def machine() -> dict[str, object]:
+    """What a measurement depends on."""
+    processor = platform.processor() or platform.machine()
+    return {"processor": processor, "threads": torch.get_num_threads(), "torch": torch.__version__}

@@ -1,0 +1,139 @@
+"""Class-conditional models of the default data: ours as `core.train` has it, and other libraries'.
+
+The peers get what makes them good in a short training: the velocity as the network's output, the cosine schedule, and
+the same update as ours; the rest is as their documentation has it. All drop a tenth of the labels and are guided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.common import Run, count
+from benchmarks.peers import STEPS, WIDTHS, nearest, unet_2d
+from core.batch import Batch
+from core.build import build_sampler, guided
+from core.config import instantiate
+from core.denoiser import Denoiser
+from core.errors import UserError
+from core.objective import Objective
+from core.samplers import sample
+
+DROP_RATE = 0.1
+GUIDANCE = 1.5  # as in configs/guidance/classifier_free.yaml
+
+
+class Contender(Protocol):
+    """model: what is trained and averaged."""
+
+    model: nn.Module
+
+    def loss(self, batch: Batch, step: int) -> Tensor:
+        """The training loss of encoded images with labels."""
+        ...
+
+    def sample(self, model: nn.Module, labels: Tensor, steps: int) -> Tensor:
+        """Images in [-1, 1] for the labels, by DDIM with the (averaged) model."""
+        ...
+
+
+class Polydiffusion:
+    """The run's own network, objective and sampler."""
+
+    def __init__(self, run: Run) -> None:
+        self.model: nn.Module = run.denoiser
+        self.run = run
+        self.objective = Objective(instantiate(run.config.levels), run.config.training.drop_rate, run.config.seed)
+
+    def loss(self, batch: Batch, step: int) -> Tensor:
+        positions = torch.arange(len(batch))
+        assert isinstance(self.model, Denoiser)
+        return self.objective.training(self.model, batch, step, positions, len(batch)).loss.mean()
+
+    def sample(self, model: nn.Module, labels: Tensor, steps: int) -> Tensor:
+        assert isinstance(model, Denoiser)
+        config = self.run.config.copy()
+        config.steps = steps
+        sampler, times = build_sampler(config, model)
+        template = Batch.full(torch.zeros(len(labels), *self.run.data.facts["shape"]), {"label": labels})
+        return sample(guided(config, model, self.run.codec), sampler, template, times)
+
+
+class DdpmPytorch:
+    """denoising-diffusion-pytorch's module of classifier-free guidance."""
+
+    def __init__(self, run: Run) -> None:
+        from denoising_diffusion_pytorch import classifier_free_guidance as library
+
+        library.tqdm = lambda steps, **_: steps  # its progress bar would count against it
+        self.shape, num_classes = run.data.facts["shape"], run.data.facts["num_classes"]
+
+        def build(dim: int, middle: int, last: int) -> nn.Module:
+            return library.Unet(
+                dim=dim, num_classes=num_classes, cond_drop_prob=DROP_RATE, dim_mults=(1, middle, last), channels=1
+            )
+
+        sizes = [(dim, middle, last) for dim in range(10, 25, 2) for middle in (2, 3) for last in (3, 4, 5)]
+        unet = nearest(count(run.denoiser), build, sizes)
+        self.model: nn.Module = library.GaussianDiffusion(
+            unet, image_size=self.shape[-1], timesteps=STEPS, objective="pred_v", ddim_sampling_eta=0.0
+        )
+
+    def loss(self, batch: Batch, step: int) -> Tensor:
+        return self.model((batch.x + 1) / 2, classes=batch.cond["label"])
+
+    def sample(self, model: nn.Module, labels: Tensor, steps: int) -> Tensor:
+        model.sampling_timesteps = steps
+        return model.ddim_sample(labels, (len(labels), *self.shape), cond_scale=GUIDANCE) * 2 - 1
+
+
+class Diffusers:
+    """A class-conditional UNet2DModel; the label after the last stands for none, as diffusers has no such thing."""
+
+    def __init__(self, run: Run) -> None:
+        from diffusers import DDIMScheduler, DDPMScheduler
+
+        table = {"num_train_timesteps": STEPS, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
+        self.shape, self.null = run.data.facts["shape"], run.data.facts["num_classes"]
+        self.model: nn.Module = nearest(count(run.denoiser), unet_2d(self.shape[-1], self.null + 1), WIDTHS)
+        self.noising = DDPMScheduler(**table)
+        self.scheduler = DDIMScheduler(**table, clip_sample=True, timestep_spacing="trailing")
+
+    def loss(self, batch: Batch, step: int) -> Tensor:
+        x, labels = batch.x, batch.cond["label"]
+        noise, steps = torch.randn_like(x), torch.randint(0, STEPS, (len(x),))
+        labels = labels.masked_fill(torch.rand(len(x)) < DROP_RATE, self.null)
+        noised = self.noising.add_noise(x, noise, steps)
+        output = self.model(noised, steps, labels, return_dict=False)[0]
+        return F.mse_loss(output, self.noising.get_velocity(x, noise, steps))
+
+    @torch.no_grad()
+    def sample(self, model: nn.Module, labels: Tensor, steps: int) -> Tensor:
+        self.scheduler.set_timesteps(steps)
+        x = torch.randn(len(labels), *self.shape)
+        both = torch.cat([labels, torch.full_like(labels, self.null)])
+        for t in self.scheduler.timesteps:
+            conditional, unconditional = model(torch.cat([x, x]), t, both, return_dict=False)[0].chunk(2)
+            output = unconditional + GUIDANCE * (conditional - unconditional)
+            x = self.scheduler.step(output, t, x).prev_sample
+        return x
+
+
+CONTENDERS: dict[str, tuple[str, Callable[[Run], Contender]]] = {  # with the package that each needs
+    "polydiffusion": ("core", Polydiffusion),
+    "denoising-diffusion-pytorch": ("denoising_diffusion_pytorch", DdpmPytorch),
+    "diffusers": ("diffusers", Diffusers),
+}
+
+
+def contender(name: str, run: Run) -> Contender:
+    """UserError where its package is missing."""
+    package, build = CONTENDERS[name]
+    if find_spec(package) is None:
+        raise UserError(f"{name} is not installed: pip install 'polydiffusion[peers]', or leave it out of contenders=")
+    return build(run)

@@ -1,0 +1,217 @@
+"""python -m benchmarks.speed [what=networks,same_network,overheads,imports] [rounds=7]: how fast, beside whom.
+
+networks:     a training step and a DDIM step of the default image network, against other libraries' networks with
+              equally many parameters in their own loops.
+same_network: our training step and sampling loop around the other libraries' networks, against their own loops.
+overheads:    the sampling loop against bare network calls; the training loop against a bare PyTorch loop.
+imports:      `import core` and the mathematics, against `import torch`.
+
+Everything that is compared takes turns in one process on one CPU thread; figures are medians of the rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from benchmarks.common import Comparison, Run, Task, Update, chosen, command, count, machine, race, timed
+from benchmarks.lightning_loop import lightning_against_bare
+from benchmarks.peers import STEPS, Peer, installed
+from core.batch import Batch
+from core.config import instantiate
+from core.denoiser import Denoiser
+from core.guidance import Clipped
+from core.levels import Discrete
+from core.module import Optimisation
+from core.objective import Objective
+from core.runs import Reporter, write_json
+from core.samplers import DDIM, DDPM, Sampler, sample
+from core.times import Trailing, Uniform
+
+MATHEMATICS = (  # all that samples and computes losses, without Lightning and Hydra
+    *("batch", "codec", "denoiser", "guidance", "levels", "likelihood", "objective", "prediction", "process"),
+    *("random", "reverse", "samplers", "schedules", "space", "times", "weighting"),
+)
+
+
+@dataclass
+class Options:
+    what: str = "networks,same_network,overheads,imports"
+    batch: int = 64
+    rounds: int = 7
+    steps: int = 10  # of DDIM, in each timed call
+    lightning_steps: int = 20  # of the default run, in each round
+    overrides: str = ""  # of the default run, separated by blanks, such as "network.widths=[8,16]"
+    out: str = "benchmarks/out"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The default run, an encoded batch of its data, and the peers at the size of its network."""
+
+    run: Run
+    batch: Batch
+    peers: list[Peer]
+
+    @classmethod
+    def of(cls, options: Options, with_peers: bool) -> Bench:
+        run = Run.of("modality=image", *options.overrides.split())
+        batch = run.codec.encode(run.data.train.batch(range(options.batch)))
+        return cls(run, batch, installed(count(run.denoiser), int(batch.x.shape[-1])) if with_peers else [])
+
+    def parameters(self) -> dict[str, int]:
+        return {"polydiffusion": count(self.run.denoiser)} | {peer.name: count(peer.network) for peer in self.peers}
+
+
+def main(options: Options) -> list[Comparison]:
+    """Measures what `options.what` names; prints tables and writes speed.json and speed.png into `options.out`."""
+    groups: dict[str, Callable[[Bench, Options], list[Comparison]]] = {
+        "networks": networks,
+        "same_network": same_network,
+        "overheads": overheads,
+        "imports": imports,
+    }
+    names = chosen(options.what, list(groups), "what")
+    torch.set_num_threads(1)
+    folder = Path(options.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    report = Reporter(folder)
+    bench = Bench.of(options, with_peers=not {"networks", "same_network"}.isdisjoint(names))
+    report.table("parameters", bench.parameters())
+    content: dict[str, object] = {"machine": machine(), "options": asdict(options), "parameters": bench.parameters()}
+    found: list[Comparison] = []
+    for name in names:
+        compared = groups[name](bench, options)
+        report(comparison_table(name.replace("_", " "), compared))
+        content[name] = [asdict(c) for c in compared]
+        found += compared
+        write_json(folder / "speed.json", content)
+        _picture(folder / "speed.png", found)
+    return found
+
+
+def networks(bench: Bench, options: Options) -> list[Comparison]:
+    run, batch, config = bench.run, bench.batch, bench.run.config
+    objective = Objective(instantiate(config.levels), config.training.drop_rate)
+    step = timed(training_step(run.denoiser, batch, objective, Optimisation()))
+    steps = {peer.name: timed(own_step(peer, batch.x, Optimisation())) for peer in bench.peers}
+    compared = race("training step", step, steps, options.rounds, 1.0)
+    times = Uniform(options.steps)(run.denoiser.schedule)
+    draw = timed(partial(sample, Clipped(run.denoiser, -1, 1), DDIM(), batch, times))
+    draws = {peer.name: _sampling(peer, options) for peer in bench.peers}
+    return compared + race(f"DDIM, {options.steps} steps", draw, draws, options.rounds, 1.0)
+
+
+def same_network(bench: Bench, options: Options) -> list[Comparison]:
+    compared = []
+    for peer in bench.peers:
+        denoiser, batch, objective = peer.denoiser(), Batch.full(bench.batch.x), Objective(Discrete(STEPS))
+        step = timed(training_step(denoiser, batch, objective, Optimisation()))
+        own = timed(own_step(peer, batch.x, Optimisation()))
+        compared += race("training step", step, {peer.name: own}, options.rounds, 1.0)
+        times = Trailing(options.steps, STEPS)(denoiser.schedule)
+        draw = timed(partial(sample, Clipped(denoiser, -1, 1), DDIM(), batch, times))
+        draws = {peer.name: _sampling(peer, options)}
+        compared += race(f"DDIM, {options.steps} steps", draw, draws, options.rounds, 1.0)
+    return compared
+
+
+def overheads(bench: Bench, options: Options) -> list[Comparison]:
+    denoiser, batch, c_noise = bench.run.denoiser.eval(), bench.batch, torch.zeros(options.batch)
+    times = Uniform(options.steps)(denoiser.schedule)
+
+    @torch.no_grad()
+    def calls() -> None:
+        for _ in range(options.steps):
+            denoiser.network(batch.x, c_noise, batch.mask, batch.cond)
+
+    samplers: dict[str, Sampler] = {"DDIM": DDIM(), "DDPM": DDPM()}
+    draws = {name: timed(partial(sample, denoiser, sampler, batch, times)) for name, sampler in samplers.items()}
+    bare = {f"{options.steps} network calls": timed(calls)}
+    compared = [c for name, draw in draws.items() for c in race(name, draw, bare, options.rounds, 1.02)]
+    lightning, loop = lightning_against_bare(options.overrides.split(), options.lightning_steps, options.rounds)
+    what = f"{options.lightning_steps} Lightning steps"
+    return [*compared, Comparison.of(what, "a bare PyTorch loop", lightning, loop, 1.05)]
+
+
+def imports(bench: Bench, options: Options) -> list[Comparison]:
+    mathematics = "import " + ", ".join(f"core.{name}" for name in MATHEMATICS)
+    torch_alone = {"import torch": _importing("import torch")}
+    return [
+        # instant: nothing beside torch
+        *race("import core", _importing("import core"), torch_alone, options.rounds, 0.05),
+        *race("import the mathematics", _importing(mathematics), torch_alone, options.rounds, 1.2),
+    ]
+
+
+def _importing(statement: str) -> Task:
+    """The statement's wall-clock seconds in a fresh interpreter."""
+    program = f"import time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
+
+    def task() -> float:
+        return float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
+
+    return task
+
+
+def training_step(
+    denoiser: Denoiser, batch: Batch, objective: Objective, optimisation: Optimisation
+) -> Callable[[], None]:
+    """One step of our objective on an encoded batch."""
+    update, positions = Update(denoiser, optimisation), torch.arange(len(batch))
+
+    def step() -> None:
+        update(objective.training(denoiser, batch, update.steps, positions, len(batch)).loss.mean())
+
+    return step
+
+
+def own_step(peer: Peer, x: Tensor, optimisation: Optimisation) -> Callable[[], None]:
+    """One step of a peer's own loss, with the same update as ours gets."""
+    update = Update(peer.network, optimisation)
+    return lambda: update(peer.loss(x))
+
+
+def _sampling(peer: Peer, options: Options) -> Task:
+    return timed(partial(peer.sample, options.batch, options.steps))
+
+
+def comparison_table(title: str, comparisons: list[Comparison]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in ("task", "baseline", "ms", "baseline ms", "ratio", "quartiles", "limit"):
+        words = name in ("task", "baseline")
+        table.add_column(name, justify="left" if words else "right", no_wrap=not words)
+    for c in comparisons:
+        milliseconds = (f"{1000 * seconds:.4g}" for seconds in (c.seconds, c.baseline_seconds))
+        limit = "" if c.limit is None else f"{c.limit:g}"
+        table.add_row(c.what, c.baseline, *milliseconds, f"{c.ratio:.3f}", f"{c.low:.2f} - {c.high:.2f}", limit)
+    return table
+
+
+def _picture(path: Path, comparisons: list[Comparison]) -> None:
+    """One bar a comparison, with its quartiles, and a mark at its limit."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1 + 0.4 * len(comparisons)), layout="constrained")
+    axes = figure.add_subplot()
+    places, ratios = range(len(comparisons)), [c.ratio for c in comparisons]
+    spread = [[c.ratio - c.low for c in comparisons], [c.high - c.ratio for c in comparisons]]
+    axes.barh(places, ratios, xerr=spread, color="tab:blue", alpha=0.6)
+    axes.plot([c.limit for c in comparisons], places, "k|", markersize=14, label="limit")
+    axes.set_yticks(places, [f"{c.what} / {c.baseline}" for c in comparisons], fontsize="small")
+    axes.invert_yaxis()
+    axes.set_xlabel("time, as a multiple of the baseline's")
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    command(Options, main)

@@ -1,0 +1,101 @@
+"""The benchmarks run and write what they say, and compare equal things; how fast anything is, no test asserts."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import compare, quality, speed
+from benchmarks.peers import Peer, ddpm_pytorch, diffusers
+from core.batch import Batch
+from core.errors import UserError
+
+BUILDERS = {"denoising_diffusion_pytorch": ddpm_pytorch, "diffusers": diffusers}
+PARAMETERS = 707_844
+TINY = "network.widths=[8,16]"
+
+
+@pytest.fixture(params=BUILDERS, scope="module")
+def peer(request: pytest.FixtureRequest) -> Peer:
+    pytest.importorskip(request.param)
+    return BUILDERS[request.param](PARAMETERS, 28)
+
+
+def test_peer_has_equally_many_parameters(peer: Peer) -> None:
+    assert sum(p.numel() for p in peer.network.parameters()) == pytest.approx(PARAMETERS, rel=0.02)
+
+
+def test_our_loss_around_a_peers_network_is_its_own(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    x, eps = torch.rand(4, 1, 28, 28) * 2 - 1, torch.randn(4, 1, 28, 28)
+    steps = torch.tensor([0, 10, 500, 999])
+    monkeypatch.setattr(torch, "randint", lambda *args, **kwargs: steps)
+    monkeypatch.setattr(torch, "randn_like", lambda x: eps)
+    with torch.no_grad():
+        ours = peer.denoiser().loss(Batch.full(x), (steps + 1) / 1000, eps).mean()
+        torch.testing.assert_close(ours, peer.loss(x), rtol=1e-4, atol=0)
+
+
+def test_peer_samples_images(peer: Peer) -> None:
+    images = peer.sample(2, 3)
+    assert images.shape == (2, 1, 28, 28)
+    assert images.abs().max() <= 1
+
+
+def test_speed_writes_what_it_measured(tmp_path: Path) -> None:
+    options = speed.Options(
+        what="overheads,imports", batch=2, rounds=1, steps=2, lightning_steps=2, overrides=TINY, out=str(tmp_path)
+    )
+    found = speed.main(options)
+    assert len(found) == 5
+    assert all(c.ratio > 0 and c.low <= c.ratio <= c.high for c in found)
+    written = json.loads((tmp_path / "speed.json").read_text())
+    assert len(written["overheads"]) == 3
+    assert (tmp_path / "speed.png").stat().st_size > 0
+
+
+@pytest.mark.skipif(not all(map(find_spec, BUILDERS)), reason="the peers are not installed")
+def test_speed_beside_peers(tmp_path: Path) -> None:
+    found = speed.main(speed.Options(what="networks,same_network", batch=2, rounds=1, steps=2, out=str(tmp_path)))
+    assert {c.baseline for c in found} == {"denoising-diffusion-pytorch", "diffusers"}
+    assert len(found) == 8
+
+
+def test_quality_continues_where_it_stopped(tmp_path: Path) -> None:
+    options = quality.Options(
+        "polydiffusion", seconds=0.5, n=10, steps=2, batch=4, micro_batch=5, overrides=TINY, out=str(tmp_path)
+    )
+    figures = quality.main(options)
+    assert set(figures) == {"polydiffusion", "real"}
+    assert quality.main(options) == figures
+    options.steps = 3
+    with pytest.raises(UserError, match="other settings"):
+        quality.main(options)
+
+
+def test_compare_writes_one_page(tmp_path: Path) -> None:
+    options = compare.Options(
+        "image", n=10, micro_batch=5, steps=[1, 2], overrides=f"{TINY} training.steps=2", out=str(tmp_path)
+    )
+    (section,) = compare.main(options)
+    assert [(row["sampler"], row["steps"]) for row in section.rows] == [
+        ("ddim", 1),
+        ("ddim", 2),
+        ("ddpm", 1),
+        ("ddpm", 2),
+    ]
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert "http" not in page
+    assert json.loads((tmp_path / "compare.json").read_text())["modalities"][0]["name"] == "image"
+
+
+def test_unknown_names_are_user_errors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="what=nothing: allowed are networks"):
+        speed.main(speed.Options(what="nothing", out=str(tmp_path)))
+    with pytest.raises(UserError, match="modality=smell: allowed are"):
+        compare.main(compare.Options(modality="smell", out=str(tmp_path)))
