@@ -30,6 +30,33 @@ RANKS = {
     "guidance": 4,
     "samplers": 4,
     "likelihood": 4,
+    "objective": 4,
+    "fitting": 5,
+}
+# so does everything around it, which Lightning, Hydra and files may enter
+PLUMBING = {
+    "errors": 0,
+    "plots": 0,
+    "progress": 0,
+    "tree": 0,
+    "cli": 1,
+    "config": 1,
+    "data": 1,
+    "modality": 1,
+    "checkpoint": 1,
+    "runs": 2,
+    "settings": 1,
+    "checkpoint_io": 2,
+    "build": 5,
+    "module": 5,
+    "model": 6,
+    "callbacks": 6,
+    "output": 7,
+    "evaluation": 8,
+    "sample": 9,
+    "fit": 9,
+    "evaluate": 10,
+    "train": 10,
 }
 LEAVES = {"batch", "schedules", "space", "prediction", "times"}
 
@@ -83,6 +110,17 @@ def test_mathematics_depends_downwards(module):
     of_project = {name.split(".")[1] for name in imports(path) if name.startswith("core.")}
     assert of_project <= RANKS.keys(), "the mathematics imports something that is not"
     assert all(RANKS[other] < RANKS[module] for other in of_project)
+
+
+@pytest.mark.parametrize("module", PLUMBING)
+def test_plumbing_depends_downwards(module):
+    ranks = RANKS | PLUMBING
+    found = {name.split(".")[1] for name in imports(ROOT / "core" / f"{module}.py") if name.startswith("core.")}
+    assert {other for other in found if ranks[other] >= ranks[module]} == set()
+
+
+def test_every_file_of_core_has_a_rank():
+    assert {path.stem for path in (ROOT / "core").glob("*.py")} - {"__init__"} == RANKS.keys() | PLUMBING.keys()
 
 
 @pytest.mark.parametrize("leaf", sorted(LEAVES))
