@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor, nn
 
-from core.build import build_codec, build_denoiser, fill
+from core.build import build_codec, build_denoiser, fill, part
 from core.codec import Codec
-from core.config import instantiate
 from core.data import Data
 from core.denoiser import Denoiser
 from core.errors import UserError
@@ -70,24 +69,21 @@ class Run:
     @classmethod
     def of(cls, *overrides: str) -> Run:
         config = compose(*overrides)
-        data: Data = instantiate(config.data)
+        data: Data = part(config, "data")
         fill(config, data.facts)
         codec = build_codec(config)
         return cls(config, data, codec, build_denoiser(config, codec))
 
 
-class Update:
-    """What every contender does with its loss: AdamW with clipped gradients, and the ramped average of its weights.
+class Descent:
+    """AdamW with clipped gradients, called with a loss.
 
-    total: steps of the learning rate's schedule; None holds it at its peak after the warm-up. average: a copy of the
-    model that holds the averaged weights.
+    total: steps of the learning rate's schedule; None holds it at its peak after the warm-up.
     """
 
     def __init__(self, model: nn.Module, optimisation: Optimisation, total: int | None = None) -> None:
-        self.average = copy.deepcopy(model).requires_grad_(False)
         self.optimisation, self.total, self.steps = optimisation, total, 0
-        self._parameters, self._averaged = list(model.parameters()), list(self.average.parameters())
-        self._optimizer = optimisation.optimizer(model)
+        self._parameters, self._optimizer = list(model.parameters()), optimisation.optimizer(model)
 
     def __call__(self, loss: Tensor) -> None:
         for group in self._optimizer.param_groups:
@@ -97,10 +93,22 @@ class Update:
         if self.optimisation.clip_norm is not None:
             nn.utils.clip_grad_norm_(self._parameters, self.optimisation.clip_norm)
         self._optimizer.step()
+        self.steps += 1
+
+
+class Update(Descent):
+    """The same, and the ramped average of the weights: `average` is a copy of the model that holds it."""
+
+    def __init__(self, model: nn.Module, optimisation: Optimisation, total: int | None = None) -> None:
+        super().__init__(model, optimisation, total)
+        self.average = copy.deepcopy(model).requires_grad_(False)
+        self._averaged = list(self.average.parameters())
+
+    def __call__(self, loss: Tensor) -> None:
         decay = min(self.optimisation.ema_decay, (self.steps + 1) / (self.steps + 10))
+        super().__call__(loss)
         with torch.no_grad():
             torch._foreach_lerp_(self._averaged, self._parameters, 1 - decay)
-        self.steps += 1
 
 
 Task = Callable[[], float]  # does its work once and returns the seconds that it took
@@ -143,12 +151,12 @@ class Comparison:
 
 
 def race(what: str, task: Task, baselines: Mapping[str, Task], rounds: int, limit: float | None) -> list[Comparison]:
-    """The task against each of the baselines: all take turns, after one round that does not count."""
+    """The task against each of the baselines: all take turns, to and fro, after one round that does not count."""
     tasks = {what: task, **baselines}
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
     for i in range(rounds + 1):
-        for name, run in tasks.items():
-            taken = run()
+        for name in list(tasks)[:: 1 if i % 2 else -1]:
+            taken = tasks[name]()
             if i:
                 seconds[name].append(taken)
     return [Comparison.of(what, name, seconds[what], seconds[name], limit) for name in baselines]

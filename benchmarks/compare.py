@@ -19,7 +19,7 @@ import core
 from benchmarks.common import chosen, command, compose, machine
 from benchmarks.report import Section, html
 from core.batch import Batch, concatenate
-from core.config import instantiate
+from core.build import part
 from core.data import whole
 from core.fit import fit
 from core.model import Model
@@ -73,7 +73,7 @@ def _train(name: str, options: Options, folder: Path) -> Path:
 
 def _measure(name: str, run: Path, samplers: list[str], options: Options, folder: Path, report: Reporter) -> Section:
     model = core.load(run, device="cpu")
-    data = instantiate(model.config.data)
+    data = part(model.config, "data")
     held_out, training = whole(data.test, 2 * options.n), whole(data.train)
     reference, others = held_out[: options.n], held_out[options.n :]
     real = model.modality.metrics(others, reference, training) if len(others) else {}

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from benchmarks.common import Run, count
 from benchmarks.peers import STEPS, WIDTHS, nearest, unet_2d
 from core.batch import Batch
-from core.build import build_sampler, guided
-from core.config import instantiate
+from core.build import build_sampler, guided, part
 from core.denoiser import Denoiser
 from core.errors import UserError
 from core.objective import Objective
@@ -48,7 +47,7 @@ class Polydiffusion:
     def __init__(self, run: Run) -> None:
         self.model: nn.Module = run.denoiser
         self.run = run
-        self.objective = Objective(instantiate(run.config.levels), run.config.training.drop_rate, run.config.seed)
+        self.objective = Objective(part(run.config, "levels"), run.config.training.drop_rate, run.config.seed)
 
     def loss(self, batch: Batch, step: int) -> Tensor:
         positions = torch.arange(len(batch))

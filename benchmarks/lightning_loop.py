@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,7 @@ from torch.utils.data import DataLoader
 from benchmarks.common import Run, Task, Update, timed
 from core import fit
 from core.batch import Batch
-from core.build import build_modality
-from core.config import instantiate
+from core.build import build_modality, part
 from core.data import StepOrder, train_loader
 from core.model import Model
 from core.module import Optimisation
@@ -35,11 +35,13 @@ def lightning_against_bare(overrides: Sequence[str], steps: int, rounds: int) ->
     with tempfile.TemporaryDirectory() as folder:
         model = Model(run.denoiser, run.codec, build_modality(run.config), run.config)
         # the very trainer of core.train: a copy of its settings would measure something else
-        trainer = fit._trainer(run.config, Path(folder), model, Reporter(Path(folder)))
+        trainer = fit._trainer(run.config, Path(folder), model, Reporter(Path(folder)), first_step=0)
         module = fit._module(run.config, model, run.data)
         turns = _Turns(steps, _several(_bare_steps(bare), steps))
         trainer.callbacks.append(turns)
-        trainer.fit(module, _loader(run))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*no `val_dataloader`.*")  # without validation: it is meant
+            trainer.fit(module, _loader(run))
     return turns.lightning[1:], turns.bare[1:]
 
 
@@ -79,7 +81,7 @@ def _loader(run: Run) -> DataLoader[Batch]:
 def _bare_steps(run: Run) -> Iterator[None]:
     """The same training as a plain loop; each item is a step done."""
     training = run.config.training
-    objective = Objective(instantiate(run.config.levels), training.drop_rate, run.config.seed)
+    objective = Objective(part(run.config, "levels"), training.drop_rate, run.config.seed)
     update = Update(run.denoiser, Optimisation(**run.config.optimisation), training.steps)
     positions = torch.arange(training.batch_size)
     for batch in _loader(run):

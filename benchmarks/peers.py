@@ -48,13 +48,15 @@ class UnetOfDiffusers(nn.Module):
 class Peer:
     """A library with a network of its own.
 
-    network: as ours. loss: its own training loss of images in [-1, 1] (epsilon, uniform steps). sample: its own DDIM
-    loop with x_0 clipped, (number of samples, steps) -> images in [-1, 1].
+    network: as ours. loss: its own training loss of images in [-1, 1] (epsilon, uniform steps). average: its own
+    update of the averaged weights, after each step. sample: its own DDIM loop with x_0 clipped, (number of samples,
+    steps) -> images in [-1, 1].
     """
 
     name: str
     network: nn.Module
     loss: Callable[[Tensor], Tensor]
+    average: Callable[[], object]
     sample: Callable[[int, int], Tensor]
 
     def denoiser(self) -> Denoiser:
@@ -63,35 +65,40 @@ class Peer:
 
 
 def ddpm_pytorch(parameters: int, size: int) -> Peer:
-    """denoising-diffusion-pytorch: `Unet` and `GaussianDiffusion`."""
+    """denoising-diffusion-pytorch: `Unet`, `GaussianDiffusion` and the averaging of its `Trainer`."""
     from denoising_diffusion_pytorch import GaussianDiffusion, Unet
     from denoising_diffusion_pytorch import denoising_diffusion_pytorch as library
+    from ema_pytorch import EMA
 
     library.tqdm = lambda steps, **_: steps  # its progress bar would count against it
 
     def build(dim: int, head: int) -> nn.Module:
         return Unet(dim=dim, dim_mults=(1, 2, 4), channels=1, attn_dim_head=head)
 
-    unet = nearest(parameters, build, [(dim, head) for dim in range(8, 33, 2) for head in (24, 28, 32, 36, 40)])
+    unet = nearest(parameters, build, [(dim, head) for dim in range(8, 29, 2) for head in (28, 32, 36)])
     # one object for both: its forward is the loss of images that are at unit scale already
     diffusion = GaussianDiffusion(
         unet, image_size=size, timesteps=STEPS, objective="pred_noise", beta_schedule="linear", auto_normalize=False
     )
 
+    average = EMA(diffusion, beta=0.995, update_every=10)
+
     def sample(n: int, steps: int) -> Tensor:
         diffusion.sampling_timesteps = steps
         return diffusion.ddim_sample((n, 1, size, size))
 
-    return Peer("denoising-diffusion-pytorch", UnetOfDdpm(unet), diffusion, sample)
+    return Peer("denoising-diffusion-pytorch", UnetOfDdpm(unet), diffusion, average.update, sample)
 
 
 def diffusers(parameters: int, size: int) -> Peer:
     """diffusers: `UNet2DModel`, the training loop of its documentation, and the loop of its `DDIMPipeline`."""
     from diffusers import DDIMScheduler, DDPMScheduler
+    from diffusers.training_utils import EMAModel
 
     unet = nearest(parameters, unet_2d(size), WIDTHS)
     noising = DDPMScheduler(num_train_timesteps=STEPS, beta_schedule="linear")
     scheduler = DDIMScheduler(num_train_timesteps=STEPS, beta_schedule="linear", clip_sample=True)
+    average = EMAModel(unet.parameters(), decay=0.9999, use_ema_warmup=True)
 
     def loss(x: Tensor) -> Tensor:
         noise = torch.randn_like(x)
@@ -106,11 +113,11 @@ def diffusers(parameters: int, size: int) -> Peer:
             x = scheduler.step(unet(x, t, return_dict=False)[0], t, x).prev_sample
         return x
 
-    return Peer("diffusers", UnetOfDiffusers(unet), loss, sample)
+    return Peer("diffusers", UnetOfDiffusers(unet), loss, lambda: average.step(unet.parameters()), sample)
 
 
 # of the three levels; its group norms want multiples of 8
-WIDTHS = [(a, b, c) for a in (16, 24, 32) for b in (32, 40, 48, 64) for c in (56, 64, 80, 96) if c > b]
+WIDTHS = [(a, b, c) for a in (16, 24, 32) for b in (32, 48, 64) for c in (64, 80, 96) if c > b]
 
 
 def unet_2d(size: int, num_classes: int | None = None) -> Callable[..., nn.Module]:

@@ -61,6 +61,7 @@ def _image(png: bytes, alt: str) -> str:
 def _curves(section: Section) -> bytes:
     """One small plot for each figure, a line for each sampler; the dashed line is real data."""
     names = [name for name in section.rows[0] if name not in COSTS and name != "n"]
+    evaluations = sorted({row["nfe"] for row in section.rows})
     columns = 3
     lines = -(-len(names) // columns)
     figure = Figure(figsize=(4 * columns, 3 * lines), layout="constrained")
@@ -72,6 +73,8 @@ def _curves(section: Section) -> bytes:
         if name in section.real:
             axes.axhline(section.real[name], color="black", linestyle="--", linewidth=1, label="real data")
         axes.set(title=name.replace("_", " "), xlabel="NFE", xscale="log")
+        axes.set_xticks(evaluations, [str(nfe) for nfe in evaluations])
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
     if names:
         figure.axes[0].legend(fontsize="small")

@@ -13,20 +13,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
-from benchmarks.common import Comparison, Run, Task, Update, chosen, command, count, machine, race, timed
+from benchmarks.common import Comparison, Descent, Run, Task, Update, chosen, command, count, machine, race, timed
 from benchmarks.lightning_loop import lightning_against_bare
 from benchmarks.peers import STEPS, Peer, installed
 from core.batch import Batch
-from core.config import instantiate
+from core.build import part
 from core.denoiser import Denoiser
 from core.guidance import Clipped
 from core.levels import Discrete
@@ -100,7 +100,7 @@ def main(options: Options) -> list[Comparison]:
 
 def networks(bench: Bench, options: Options) -> list[Comparison]:
     run, batch, config = bench.run, bench.batch, bench.run.config
-    objective = Objective(instantiate(config.levels), config.training.drop_rate)
+    objective = Objective(part(config, "levels"), config.training.drop_rate)
     step = timed(training_step(run.denoiser, batch, objective, Optimisation()))
     steps = {peer.name: timed(own_step(peer, batch.x, Optimisation())) for peer in bench.peers}
     compared = race("training step", step, steps, options.rounds, 1.0)
@@ -116,17 +116,19 @@ def same_network(bench: Bench, options: Options) -> list[Comparison]:
         denoiser, batch, objective = peer.denoiser(), Batch.full(bench.batch.x), Objective(Discrete(STEPS))
         step = timed(training_step(denoiser, batch, objective, Optimisation()))
         own = timed(own_step(peer, batch.x, Optimisation()))
-        compared += race("training step", step, {peer.name: own}, options.rounds, 1.0)
+        compared += race("training step, its network", step, {peer.name: own}, options.rounds, 1.0)
         times = Trailing(options.steps, STEPS)(denoiser.schedule)
         draw = timed(partial(sample, Clipped(denoiser, -1, 1), DDIM(), batch, times))
-        draws = {peer.name: _sampling(peer, options)}
-        compared += race(f"DDIM, {options.steps} steps", draw, draws, options.rounds, 1.0)
+        what, draws = f"DDIM, {options.steps} steps, its network", {peer.name: _sampling(peer, options)}
+        compared += race(what, draw, draws, options.rounds, 1.0)
     return compared
 
 
 def overheads(bench: Bench, options: Options) -> list[Comparison]:
     denoiser, batch, c_noise = bench.run.denoiser.eval(), bench.batch, torch.zeros(options.batch)
     times = Uniform(options.steps)(denoiser.schedule)
+    # the loop's own work is far below the clock's scatter in the sum: it is measured alone too
+    idle = Denoiser(Idle(), denoiser.schedule, denoiser.prediction, denoiser.space)
 
     @torch.no_grad()
     def calls() -> None:
@@ -134,25 +136,35 @@ def overheads(bench: Bench, options: Options) -> list[Comparison]:
             denoiser.network(batch.x, c_noise, batch.mask, batch.cond)
 
     samplers: dict[str, Sampler] = {"DDIM": DDIM(), "DDPM": DDPM()}
-    draws = {name: timed(partial(sample, denoiser, sampler, batch, times)) for name, sampler in samplers.items()}
     bare = {f"{options.steps} network calls": timed(calls)}
-    compared = [c for name, draw in draws.items() for c in race(name, draw, bare, options.rounds, 1.02)]
-    lightning, loop = lightning_against_bare(options.overrides.split(), options.lightning_steps, options.rounds)
+    compared = []
+    for name, sampler in samplers.items():
+        loop, alone = (timed(partial(sample, around, sampler, batch, times)) for around in (denoiser, idle))
+        compared += race(f"{name} loop", loop, bare, options.rounds, 1.02)
+        compared += race(f"{name} loop alone", alone, bare, options.rounds, 0.02)
+    lightning, bare_loop = lightning_against_bare(options.overrides.split(), options.lightning_steps, options.rounds)
     what = f"{options.lightning_steps} Lightning steps"
-    return [*compared, Comparison.of(what, "a bare PyTorch loop", lightning, loop, 1.05)]
+    return [*compared, Comparison.of(what, "a bare PyTorch loop", lightning, bare_loop, 1.05)]
+
+
+class Idle(nn.Module):
+    """A network that costs nothing."""
+
+    def forward(self, x: Tensor, c_noise: Tensor, mask: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        return x
 
 
 def imports(bench: Bench, options: Options) -> list[Comparison]:
     mathematics = "import " + ", ".join(f"core.{name}" for name in MATHEMATICS)
-    torch_alone = {"import torch": _importing("import torch")}
+    torch_alone = {"import torch": importing("import torch")}
     return [
         # instant: nothing beside torch
-        *race("import core", _importing("import core"), torch_alone, options.rounds, 0.05),
-        *race("import the mathematics", _importing(mathematics), torch_alone, options.rounds, 1.2),
+        *race("import core", importing("import core"), torch_alone, options.rounds, 0.05),
+        *race("import the mathematics", importing(mathematics), torch_alone, options.rounds, 1.2),
     ]
 
 
-def _importing(statement: str) -> Task:
+def importing(statement: str) -> Task:
     """The statement's wall-clock seconds in a fresh interpreter."""
     program = f"import time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
 
@@ -175,9 +187,14 @@ def training_step(
 
 
 def own_step(peer: Peer, x: Tensor, optimisation: Optimisation) -> Callable[[], None]:
-    """One step of a peer's own loss, with the same update as ours gets."""
-    update = Update(peer.network, optimisation)
-    return lambda: update(peer.loss(x))
+    """One step of a peer's own loss and averaging, with the same AdamW as ours."""
+    descend = Descent(peer.network, optimisation)
+
+    def step() -> None:
+        descend(peer.loss(x))
+        peer.average()
+
+    return step
 
 
 def _sampling(peer: Peer, options: Options) -> Task:

@@ -77,9 +77,11 @@ def _explain(error: BaseException, command: str) -> str | None:
 
     if isinstance(error, UserError):
         return str(error)
+    if type(error).__name__ == "MisconfigurationException":  # Lightning's: there is no such accelerator, for example
+        return " ".join(str(error).split())
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()).split(" Config search path")[0]
     if found := re.search(r"Could not override '([^']+)'", text):
         return _unknown_key(found.group(1), command)
     return text

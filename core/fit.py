@@ -14,7 +14,7 @@ import lightning.pytorch as pl
 import torch
 
 from core import checkpoint
-from core.build import build_codec, build_denoiser, build_modality, fill, part
+from core.build import build_codec, build_denoiser, build_modality, build_sampler, fill, guided, part, plain
 from core.callbacks import Averaging, Budget, Checkpoints, Curves, Finite, Previews
 from core.checkpoint_io import FolderCheckpointIO
 from core.config import load_yaml
@@ -47,15 +47,23 @@ def fit(config: DictConfig) -> Path:
     denoiser = build_denoiser(config, codec)
     model = Model(denoiser, codec, build_modality(config), config)
     module = _module(config, model, data)
+    _rehearse(config, model)
+    begins = initialise(denoiser, config.init_from) if config.init_from and not resumed else None
     run = resumed.parent.parent if resumed else new_folder(config)  # only now: a wrong value leaves no folder behind
     report = Reporter(run)
-    if config.init_from and not resumed:
-        report(initialise(denoiser, config.init_from))
+    if begins:
+        report(begins)
     trainer = _trainer(config, run, model, report, first_step=_step_of(resumed))
     _summary(config, report, run, data, model, trainer)
     loaders = _loaders(config, data, trainer, first_step=_step_of(resumed))
-    trainer.fit(module, *loaders, ckpt_path=resumed, weights_only=True if resumed else None)
-    if trainer.is_global_zero and not trainer.interrupted:
+    try:
+        trainer.fit(module, *loaders, ckpt_path=resumed, weights_only=True if resumed else None)
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        report(f"stopped at step {trainer.global_step}; resume={run} continues")
+        raise KeyboardInterrupt from None  # Lightning has turned it into a silent exit
+    if trainer.is_global_zero:
         report(f"trained {trainer.global_step} steps in {_clock(time.monotonic() - begun)}")
         _finish(config, run, model, data, report)
         report(f"all of it in {run}, after {_clock(time.monotonic() - begun)}")
@@ -92,6 +100,14 @@ def initialise(denoiser: Denoiser, path: str | Path) -> str:
     denoiser.load_state_dict(same, strict=False)
     left = sorted(set(own) - set(same))
     return f"begins from {path}" + (f"; new: {', '.join(left[:5])}{' ...' if len(left) > 5 else ''}" if left else "")
+
+
+def _rehearse(config: DictConfig, model: Model) -> None:
+    """Builds what only sampling needs: a wrong value is told now, not after the first hundreds of steps."""
+    guided(config, model.denoiser, model.codec)
+    build_sampler(config, model.denoiser)
+    if config.n:
+        model.modality.template(config.n, plain(config.cond))
 
 
 def _module(config: DictConfig, model: Model, data: Data) -> DiffusionModule:

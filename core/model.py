@@ -16,6 +16,7 @@ from core.build import build_codec, build_denoiser, build_modality, build_sample
 from core.codec import Codec
 from core.config import load_yaml
 from core.denoiser import Denoiser
+from core.errors import UserError
 from core.modality import Modality
 from core.samplers import Callback, sample
 
@@ -108,7 +109,15 @@ def load(
     denoiser = build_denoiser(config, codec)
     denoiser.load_state_dict(checkpoint.load_weights(folder, averaged))
     denoiser.eval()
-    return Model(denoiser, codec, build_modality(config), config).to(device or best_device())
+    return Model(denoiser, codec, build_modality(config), config).to(_device(device))
+
+
+def _device(wanted: str | None) -> str:
+    """UserError if this machine has no such device."""
+    try:
+        return wanted if wanted and torch.empty(0, device=wanted) is not None else best_device()
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise UserError(f"device={wanted} is not there; this machine has {', '.join({'cpu', best_device()})}") from error
 
 
 def best_device() -> str:

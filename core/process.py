@@ -39,10 +39,14 @@ def q_x_t_given_x_s(schedule: Schedule, x_s: X, s: Time, t: Time) -> Gaussian:
 
 def q_x_s_given_x_t_x_0(schedule: Schedule, x_t: X, x_0: X, s: Time, t: Time) -> Gaussian:
     """The posterior q(x_s | x_t, x_0), one step back where the data is known: Ho et al. 2020, eq. 6-7."""
+    return Gaussian(posterior_mean(schedule, x_t, x_0, s, t), posterior_variance(schedule, s, t))
+
+
+def posterior_mean(schedule: Schedule, x_t: X, x_0: X, s: Time, t: Time) -> X:
+    """The mean of q(x_s | x_t, x_0), mu-tilde of Ho et al. 2020, eq. 7."""
     (alpha_s, sigma_s), (_, sigma_t) = schedule(s), schedule(t)
     alpha_ts, var_ts = schedule.transition(s, t)
-    mean = (alpha_ts * sigma_s**2 / sigma_t**2) * x_t + (alpha_s * var_ts / sigma_t**2) * x_0
-    return Gaussian(mean, posterior_variance(schedule, s, t))
+    return (alpha_ts * sigma_s**2 / sigma_t**2) * x_t + (alpha_s * var_ts / sigma_t**2) * x_0
 
 
 def posterior_variance(schedule: Schedule, s: Time, t: Time) -> Time:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from core.batch import Batch, expand
 from core.codec import Codec
-from core.process import Gaussian, posterior_variance, q_x_s_given_x_t_x_0
+from core.process import Gaussian, posterior_mean, posterior_variance
 from core.schedules import Schedule
 from core.space import Space
 
@@ -76,7 +76,7 @@ def p_x_s_given_x_t(
     schedule: Schedule, variance: ReverseVariance, x_t: Tensor, denoised: Denoised, s: Tensor, t: Tensor
 ) -> Gaussian:
     """p_theta(x_s | x_t) = N(posterior mean at the denoised data, variance): Ho et al. 2020, eq. 1 and 7."""
-    mean = q_x_s_given_x_t_x_0(schedule, x_t, denoised.x0, s, t).mean
+    mean = posterior_mean(schedule, x_t, denoised.x0, s, t)
     return Gaussian(mean, variance(schedule, denoised, s, t))
 
 
@@ -99,7 +99,7 @@ def bound_term(
     s, t = expand(s, x_t), expand(t, x_t)
     dim = space.dim(batch.x, batch.mask)
     p = p_x_s_given_x_t(schedule, variance, x_t, denoised, s, t)
-    q_mean = q_x_s_given_x_t_x_0(schedule, x_t, batch.x, s, t).mean
+    q_mean = posterior_mean(schedule, x_t, batch.x, s, t)
     squares = ((q_mean - p.mean) ** 2 / p.var).flatten(1).sum(1)
     # the part of the variances counts once per degree of freedom: its mean over the real elements, times dim
     log_ratio = torch.log(Small()(schedule, denoised, s, t) / p.var)

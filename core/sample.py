@@ -44,6 +44,8 @@ def open_model(config: DictConfig) -> tuple[Model, DictConfig]:
     check(config, (*NULLABLE, "steps"))
     if config.checkpoint is None:
         raise UserError("checkpoint= is not set: name a run folder, such as checkpoint=runs/image-...")
+    if config.which not in ("last", "best"):
+        raise UserError(f"which={config.which}: must be last or best")
     averaged, which, device = config.averaged, config.which, config.device
     model = load(config.checkpoint, averaged=averaged, which=which, device=device, allow=list(config.allow))
     drawing: Any = model.config.copy()

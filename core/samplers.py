@@ -41,7 +41,11 @@ class Sampler(Protocol):
 
     x_t: (B, *S) at time t; returns x_s at s < t, and the state for the next step. noise: standard normal in the
     sampler's space, independent at each step; zero at the last one, s = 0.
+    stochastic: whether `step` reads its noise; for a sampler that does not, none is drawn.
     """
+
+    @property
+    def stochastic(self) -> bool: ...
 
     def step(self, denoise: Denoise, x_t: X, t: Time, s: Time, state: State, noise: X) -> tuple[X, State]: ...
 
@@ -54,6 +58,10 @@ class DDPM:
     """
 
     variance: ReverseVariance = field(default_factory=Small)
+
+    @property
+    def stochastic(self) -> bool:
+        return True
 
     def step(self, denoise: Denoise, x_t: X, t: Time, s: Time, state: State, noise: X) -> tuple[X, State]:
         p = p_x_s_given_x_t(denoise.schedule, self.variance, x_t, denoise(x_t, t), s, t)
@@ -70,12 +78,17 @@ class DDIM:
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta={self.eta}: must lie in [0, 1]")
 
+    @property
+    def stochastic(self) -> bool:
+        return self.eta > 0
+
     def step(self, denoise: Denoise, x_t: X, t: Time, s: Time, state: State, noise: X) -> tuple[X, State]:
         schedule, x0 = denoise.schedule, denoise(x_t, t).x0
-        alpha_s, sigma_s = schedule(s)
+        eps, (alpha_s, sigma_s) = eps_from_x_0(schedule, x_t, x0, t), schedule(s)
+        if not self.stochastic:
+            return alpha_s * x0 + sigma_s * eps, None
         var = self.eta**2 * posterior_variance(schedule, s, t)  # eq. 16
-        x_s = alpha_s * x0 + (sigma_s**2 - var).clamp(min=0).sqrt() * eps_from_x_0(schedule, x_t, x0, t)
-        return (x_s + var.sqrt() * noise if self.eta else x_s), None
+        return alpha_s * x0 + (sigma_s**2 - var).clamp(min=0).sqrt() * eps + var.sqrt() * noise, None
 
 
 Constrain = Callable[[X, Time], X]  # (x_s, s) -> x_s, for instance with its known part replaced
@@ -108,8 +121,9 @@ def sample(
     denoise = Denoise(denoiser, template)
     prior_std = torch.hypot(*denoiser.schedule(times[0]))  # the marginal's at unit data variance
     x_t, state = prior_std * noise(random.Stream.PRIOR, 0), None
+    still = torch.zeros_like(x_t)
     for i, (t, s) in enumerate(pairwise(times)):
-        eps = noise(random.Stream.STEP, i) if s > 0 else torch.zeros_like(x_t)
+        eps = noise(random.Stream.STEP, i) if sampler.stochastic and s > 0 else still
         x_t, state = sampler.step(denoise, x_t, t, s, state, eps)
         if constrain is not None:
             x_t = denoiser.space.project(constrain(x_t, s), mask)

@@ -1,0 +1,94 @@
+"""The order of the data: a function of (seed, step, position), each epoch each sample once."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from core.data import ArraySource, StepOrder, cache_dir, train_loader, val_loader, whole
+
+
+def steps(count: int, **options: int) -> list[list[int]]:
+    settings = {"size": 20, "batch_size": 3, "seed": 4, **options}
+    return list(islice(StepOrder(**settings), count))
+
+
+def test_each_epoch_visits_each_sample_once():
+    flat = [i for step in steps(40) for i in step]
+    for epoch in range(6):
+        assert sorted(flat[20 * epoch : 20 * epoch + 20]) == list(range(20))
+    assert flat[:20] != flat[20:40]
+
+
+def test_a_batch_may_be_larger_than_the_data():
+    (batch,) = steps(1, batch_size=50)
+    assert sorted(batch[:20]) == sorted(batch[20:40]) == list(range(20))
+
+
+@pytest.mark.parametrize("first", [1, 5, 6, 7, 30])
+def test_resumes_at_any_step(first: int):
+    assert steps(10, first_step=first) == steps(first + 10)[first:]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_partition_the_global_batch(world: int):
+    alone = steps(30, batch_size=3 * world)
+    ranks = [steps(30, rank=rank, world=world) for rank in range(world)]
+    for k, batch in enumerate(alone):
+        for rank in range(world):
+            assert ranks[rank][k] == batch[rank::world]
+
+
+def test_accumulation_cuts_the_same_order():
+    twice = steps(20)
+    assert steps(10, batch_size=6) == [a + b for a, b in zip(twice[::2], twice[1::2], strict=True)]
+
+
+def test_the_seed_decides():
+    assert steps(5) == steps(5)
+    assert steps(5) != steps(5, seed=5)
+
+
+def test_no_data():
+    with pytest.raises(ValueError, match="empty"):
+        StepOrder(0, 1, 0)
+
+
+@pytest.fixture
+def source() -> ArraySource:
+    return ArraySource(np.arange(20, dtype=np.float32)[:, None], {"label": np.arange(20) % 3})
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_loader_gives_the_batches_of_the_order(source: ArraySource, workers: int):
+    loader = iter(train_loader(source, StepOrder(20, 3, 4), workers, pin_memory=False))
+    for indices, batch in zip(steps(3), islice(loader, 3), strict=True):
+        assert batch.x[:, 0].tolist() == indices
+        assert batch.cond["label"].tolist() == [i % 3 for i in indices]
+
+
+def test_validation_visits_the_first_samples_once(source: ArraySource):
+    for world in (1, 2):
+        seen = [i for rank in range(world) for b in val_loader(source, 4, 11, rank, world) for i in b.x[:, 0].tolist()]
+        assert sorted(seen) == list(range(11))
+
+
+def test_a_source_of_some_rows_with_a_mask():
+    x, mask = np.random.default_rng(0).normal(size=(6, 4, 2)).astype(np.float32), np.ones((6, 4, 1), dtype=np.uint8)
+    source = ArraySource(x, {"label": np.arange(6)}, mask, rows=np.array([5, 1, 3]))
+    batch = source.batch([2, 0])
+    assert len(source) == 3
+    assert batch.cond["label"].tolist() == [3, 5]
+    assert torch.equal(batch.x, torch.from_numpy(x[[3, 5]]))
+    assert batch.mask.dtype == torch.float32
+    assert len(whole(source)) == 3
+    assert len(whole(source, 2)) == 2
+
+
+def test_the_cache_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("POLYDIFFUSION_CACHE", str(tmp_path))
+    assert cache_dir("numbers") == tmp_path / "numbers"
+    assert (tmp_path / "numbers").is_dir()

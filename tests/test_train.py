@@ -1,0 +1,176 @@
+"""Training: resuming is seamless, fine-tuning begins from other weights, minutes become steps once."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from runs import Outcome, assert_same_weights, compose, train, weights
+
+from core import checkpoint
+from core.fit import fit
+from core.module import DiffusionModule, Optimisation
+
+FOUR = ("training.steps=4", "optimisation.warmup=3", "optimisation.flat=0.3", "n=0")
+
+
+class Interrupted(Exception):
+    """Stands for a lost machine: nothing is saved when it comes."""
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    tables = sorted((run / "metrics").glob("from-*/metrics.csv"))
+    return [row for table in tables for row in csv.DictReader(table.read_text().splitlines())]
+
+
+def resume(path: Path, *overrides: str) -> Path:
+    return fit(compose("train", f"resume={path}", *overrides))
+
+
+@pytest.fixture
+def broken(tmp_path: Path, cache: Path, no_plots: None, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run of four steps that broke off in the last one, after the checkpoint of step 2."""
+    step = DiffusionModule.training_step
+
+    def breaks(self: DiffusionModule, *arguments: object) -> object:
+        if self.trainer.global_step == 3:
+            raise Interrupted
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(DiffusionModule, "training_step", breaks)
+        train(tmp_path / "broken", *FOUR)
+    assert checkpoint.find(tmp_path / "broken").name == "step-00000002"
+    return tmp_path / "broken"
+
+
+def test_two_and_two_steps_are_four(broken: Path, tmp_path: Path, no_plots: None) -> None:
+    straight = train(tmp_path / "straight", *FOUR)
+    assert resume(broken) == broken
+    assert_same_weights(broken, straight)
+    one, other = (checkpoint.load_state(checkpoint.find(run)) for run in (broken, straight))
+    assert one["lr_schedulers"] == other["lr_schedulers"]
+    assert one["global_step"] == other["global_step"] == 4
+    assert str(one["callbacks"]["Curves"]) == str(other["callbacks"]["Curves"])  # nan is no number, but the same text
+    assert [row["step"] for row in rows(broken)] == ["1", "3"]
+    assert [row["val/loss"] for row in rows(broken)] == [row["val/loss"] for row in rows(straight)]
+
+
+def test_resuming_an_older_step_rewrites_the_later_ones(own_run: Path, no_plots: None) -> None:
+    first, later = (own_run / "checkpoints" / name for name in ("step-00000002", "step-00000004"))
+    before = weights(later)
+    (later / checkpoint.CONFIG).write_text("stale")
+    resume(first)
+    assert checkpoint.load_config_text(later) != "stale"
+    for name, value in weights(own_run).items():
+        torch.testing.assert_close(value, before[name], atol=0, rtol=0)
+
+
+def test_a_run_can_be_lengthened(own_run: Path, command: Callable[..., Outcome]) -> None:
+    assert command("train", f"resume={own_run}", "training.steps=6", "n=0").code == 0
+    assert checkpoint.find(own_run).name == "step-00000006"
+    assert [row["step"] for row in rows(own_run)] == ["1", "3", "5"]
+
+
+def test_a_resumed_run_keeps_its_parts(own_run: Path, command: Callable[..., Outcome]) -> None:
+    outcome = command("train", f"resume={own_run}", "schedule=linear_beta")
+    assert outcome.code == 2
+    assert "a resumed run keeps its schedule" in outcome.err
+
+
+def test_an_interrupted_run_saves_its_last_step(
+    tmp_path: Path, cache: Path, no_plots: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = DiffusionModule.training_step
+
+    def stops(self: DiffusionModule, *arguments: object) -> object:
+        if self.trainer.global_step == 3:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DiffusionModule, "training_step", stops)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "run", *FOUR)
+    assert checkpoint.find(tmp_path / "run").name == "step-00000003"
+    assert "stopped at step 3; resume=" in (tmp_path / "run" / "log.txt").read_text().replace("\n", " ")
+    straight = train(tmp_path / "straight", *FOUR)
+    resume(tmp_path / "run")
+    assert_same_weights(tmp_path / "run", straight)
+
+
+def test_what_a_run_leaves(trained: Path) -> None:
+    for name in ("config.yaml", "log.txt", "loss.png", "loss_by_level.png", "checkpoints/last", "checkpoints/best"):
+        assert (trained / name).is_file(), name
+    assert len(list((trained / "previews").glob("*.png"))) == 2
+    assert list((trained / "tensorboard").glob("events*"))
+    samples = trained / "samples" / "step-00000004"
+    assert {"00003.png", "grid.png", "samples.npz", "manifest.json", "evaluation.json"} <= {
+        file.name for file in samples.iterdir()
+    }
+    raw, averaged = weights(trained), weights(trained, averaged=True)
+    assert any(not torch.equal(raw[name], averaged[name]) for name in raw)
+
+
+def test_fine_tuning_says_what_is_new(trained: Path, tmp_path: Path, no_plots: None) -> None:
+    same = train(tmp_path / "same", f"init_from={trained}", "training.steps=1", "optimisation.lr=1e-12")
+    assert f"begins from {trained}" in (same / "log.txt").read_text().replace("\n", "")
+    begun, final = weights(trained, averaged=True), weights(same)
+    for name in begun:
+        torch.testing.assert_close(final[name], begun[name], atol=1e-6, rtol=1e-6)
+    wider = train(tmp_path / "wider", f"init_from={trained}", "network.widths=[8,16]", "training.steps=1")
+    assert "; new: " in (wider / "log.txt").read_text()
+
+
+def test_fine_tuning_from_another_network_is_refused(trained: Path, tmp_path: Path) -> None:
+    from core.errors import UserError
+
+    small = ("network=dit", "network.width=8", "network.depth=1", "network.heads=1", "trainer=cpu")
+    with pytest.raises(UserError, match="none of its"):
+        fit(compose("train", *small, f"init_from={trained}", f"out={tmp_path / 'run'}"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_minutes_become_steps_once(
+    tmp_path: Path, cache: Path, no_plots: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that moves a second at each look: the number of steps follows, is stored, and is kept on resuming."""
+    seconds = itertools.count()
+    monkeypatch.setattr("core.callbacks.time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    budget = ("training.steps=null", "training.minutes=1", "training.validate_every=8")
+    run = train(tmp_path / "run", *budget)
+    total = checkpoint.load_state(checkpoint.find(run))["total_steps"]
+    assert total == checkpoint.load_state(checkpoint.find(run))["global_step"]
+    assert total % 8 == 0
+    assert f"1 minutes are {total} steps" in (run / "log.txt").read_text()
+    shutil.rmtree(checkpoint.find(run))
+    monkeypatch.setattr("core.callbacks.time", SimpleNamespace(monotonic=lambda: 0))
+    assert checkpoint.find(run).name == f"step-{total - 8:08d}"
+    resume(run)
+    assert checkpoint.load_state(checkpoint.find(run))["global_step"] == total
+
+
+class TestLearningRate:
+    def test_warms_up_linearly_stays_and_falls_to_its_end(self):
+        law = Optimisation(warmup=10, flat=0.4, final=0.02)
+        assert [law.factor(k, 100) for k in (0, 4, 9, 20, 40)] == pytest.approx([0.1, 0.5, 1, 1, 1])
+        assert law.factor(70, 100) == pytest.approx(0.51)  # half of the cosine
+        assert law.factor(100, 100) == pytest.approx(0.02)
+        assert law.factor(1000, 100) == pytest.approx(0.02)
+
+    def test_is_finite_and_positive_for_every_budget(self):
+        for total in (None, 1, 2, 3, 50):
+            for law in (Optimisation(), Optimisation(warmup=0), Optimisation(flat=1.0), Optimisation(flat=0.0)):
+                factors = [law.factor(k, total) for k in range(60)]
+                assert all(math.isfinite(f) and 0 < f <= 1 for f in factors)
+
+    def test_does_not_depend_on_an_unknown_total_before_the_decay(self):
+        law = Optimisation(warmup=5, flat=0.5)
+        assert [law.factor(k, None) for k in range(20)] == [law.factor(k, 40) for k in range(20)]
