@@ -99,6 +99,8 @@ def _unknown_key(key: str, command: str) -> str:
             return _unknown_key(".".join(parents), command)
         node = node[parent]
     known = sorted(map(str, node)) if hasattr(node, "keys") else []
+    if last in known:
+        return f"{key}: --config-dir has a folder {key}/, taken for a group of configs; name a folder of configs alone"
     close = difflib.get_close_matches(last, known, 1)
     hint = f"did you mean {'.'.join([*parents, close[0]])}? " if close else ""
     return f"unknown key {key}: {hint}{'.'.join(parents) or command} has {', '.join(known)}"

@@ -117,7 +117,8 @@ def _device(wanted: str | None) -> str:
     try:
         return wanted if wanted and torch.empty(0, device=wanted) is not None else best_device()
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        raise UserError(f"device={wanted} is not there; this machine has {', '.join({'cpu', best_device()})}") from error
+        there = ", ".join(sorted({"cpu", best_device()}))
+        raise UserError(f"device={wanted} is not there; this machine has {there}") from error
 
 
 def best_device() -> str:

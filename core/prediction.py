@@ -91,6 +91,8 @@ class Karras(Prediction):
     def __init__(self, sigma_data: float | Sequence[float] = 0.5, num_steps: int | None = None) -> None:
         super().__init__(num_steps)
         self.sigma_data = torch.as_tensor(sigma_data, dtype=torch.float64)
+        if not bool((self.sigma_data > 0).all()):
+            raise ValueError(f"sigma_data={sigma_data}: standard deviations must be positive")
 
     def _scales(self, alpha: Level, sigma: Level) -> tuple[Tensor, Tensor]:
         sigma_data = self.sigma_data.to(alpha.device, alpha.dtype)

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import hydra
 import numpy as np
@@ -16,12 +15,11 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
 
 from core import checkpoint, cli
-from core.batch import Batch
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORK = ("network.widths=[8,8]", "network.groups=4")
@@ -165,21 +163,3 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
         for i in range(20):
             Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(root / name / f"{i}.png")
     return root
-
-
-class Recorder:
-    """An objective that keeps what it was asked, by (step, position)."""
-
-    def __init__(self, objective: Any) -> None:
-        self.objective = objective
-        self.asked: dict[tuple[int, int], tuple[Tensor, ...]] = {}
-
-    def __call__(self, denoiser: Any, batch: Batch, step: int, positions: Tensor, total: int) -> Any:
-        losses = self.objective.training(denoiser, batch, step, positions, total)
-        for row, position in enumerate(positions.tolist()):
-            self.asked[step, position] = (batch.x[row], losses.log_snr[row])
-        return losses
-
-
-def plain(config: DictConfig) -> Any:
-    return OmegaConf.to_container(config, resolve=True)

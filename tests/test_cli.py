@@ -94,6 +94,11 @@ def test_sampling_refuses(
     refused(command("sample", *(t for t in tiny if t.split("=")[0] not in keys), *arguments), *said)
 
 
+def test_a_folder_that_hydra_takes_for_a_group(command: Callable[..., Outcome], tmp_path: Path) -> None:
+    (tmp_path / "samples").mkdir()
+    refused(command("evaluate", "--config-dir", ".", "samples=a"), "--config-dir has a folder samples/")
+
+
 def test_a_missing_checkpoint(command: Callable[..., Outcome]) -> None:
     refused(command("sample"), "checkpoint= is not set")
     refused(command("sample", "checkpoint=/nowhere"), "no last checkpoint in /nowhere")

@@ -23,7 +23,7 @@ SHORT = ("trainer=cpu", "training.steps=300", "training.validate_every=300", "op
 def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name, text in BLOCK.findall((ROOT / "docs" / "new-modality.md").read_text(encoding="utf-8")):
         file = tmp_path / name
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
     (tmp_path / "points" / "__init__.py").touch()
     monkeypatch.chdir(tmp_path)
@@ -35,9 +35,9 @@ def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_the_document(theirs: Path, command: Callable[..., Outcome]) -> None:
     files = {str(path.relative_to(theirs)) for path in theirs.rglob("*.*") if path.stat().st_size}
-    assert files >= {"points/network.py", "points/data.py", "points/modality.py", "modality/points.yaml"}
+    assert files >= {"points/network.py", "points/data.py", "points/modality.py", "configs/modality/points.yaml"}
 
-    trained = command("train", "--config-dir", ".", "modality=points", *SHORT, "n=200", "out=run")
+    trained = command("train", "--config-dir", "configs", "modality=points", *SHORT, "n=200", "out=run")
     assert trained.code == 0, trained.err
     table = json.loads((theirs / "run" / "samples" / "step-00000300" / "evaluation.json").read_text())
     distance, floor = table["samples"]["energy_distance"], table["real"]["energy_distance"]
@@ -60,7 +60,7 @@ def test_the_document(theirs: Path, command: Callable[..., Outcome]) -> None:
 
     assert command("evaluate", *arguments, "n=100", "out=evaluation").code == 0
     folders = ("samples=evaluation", "reference=run/samples/step-00000300", "out=folders")
-    compared = command("evaluate", "--config-dir", ".", "modality=points", *folders)
+    compared = command("evaluate", "--config-dir", "configs", "modality=points", *folders)
     assert compared.code == 0, compared.err
     assert json.loads((theirs / "folders" / "evaluation.json").read_text())["samples"]["n"] == 100
 

@@ -109,3 +109,9 @@ def test_the_noise_level_is_told_as_log_snr_or_as_the_papers_step():
     steps = prediction.Epsilon(num_steps=1000).c_noise(log_snr, t)
     assert steps.tolist() == pytest.approx([0, 499, 999], abs=1e-9)
     assert math.isfinite(float(log_snr.sum()))
+
+
+@pytest.mark.parametrize("sigma_data", [0, -1, [1.0, 0.0]])
+def test_karras_refuses_a_scale_that_is_not_positive(sigma_data):
+    with pytest.raises(ValueError, match="sigma_data"):
+        Karras(sigma_data)
