@@ -114,4 +114,4 @@ def test_the_noise_level_is_told_as_log_snr_or_as_the_papers_step():
 @pytest.mark.parametrize("sigma_data", [0, -1, [1.0, 0.0]])
 def test_karras_refuses_a_scale_that_is_not_positive(sigma_data):
     with pytest.raises(ValueError, match="sigma_data"):
-        Karras(sigma_data)
+        prediction.Karras(sigma_data)
