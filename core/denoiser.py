@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -89,39 +89,56 @@ class Denoiser(BaseDenoiser):
     def forward(
         self, x_t: Float[Tensor, "b *s"], t: Float[Tensor, " b"], mask: Float[Tensor, "b *m"], cond: Cond
     ) -> Denoised:
-        return self._denoise(x_t, t, mask, cond)[0]
+        level = self._level(x_t, t)
+        output, var_fraction = self._network_output(x_t, t, level, mask, cond)
+        return Denoised(self._x0(x_t, output, level, mask), var_fraction)
 
-    def _denoise(self, x_t: Tensor, t: Tensor, mask: Tensor, cond: Cond) -> tuple[Denoised, Tensor]:
-        """The denoised data and the network's own output F, both in the space. float32 under autocast."""
+    def _level(self, x: Tensor, t: Tensor) -> _Level:
         log_snr = self.schedule.log_snr(t)
-        alpha_t, sigma_t = (expand(c, x_t) for c in self.schedule.alpha_sigma(log_snr))
-        c_skip, c_out = self.prediction.c_skip_out(alpha_t, sigma_t)
-        c_in, c_noise = self.prediction.c_in(alpha_t, sigma_t), self.prediction.c_noise(log_snr, t)
-        output = self.network(c_in * x_t, c_noise.to(x_t.dtype), mask, cond).to(x_t.dtype)
-        var_fraction = None
-        if self.learned_variance is not None:
-            output, v = output.chunk(2, dim=1)
-            var_fraction = (v + 1) / 2  # Nichol & Dhariwal 2021, eq. 15
-        output = self.space.project(output, mask)
-        return Denoised(self.space.project(c_skip * x_t + c_out * output, mask), var_fraction), output
+        alpha, sigma = (expand(c, x) for c in self.schedule.alpha_sigma(log_snr))
+        return _Level(log_snr, alpha, sigma, *self.prediction.c_skip_out(alpha, sigma))
+
+    def _network_output(
+        self, x_t: Tensor, t: Tensor, level: _Level, mask: Tensor, cond: Cond
+    ) -> tuple[Tensor, Tensor | None]:
+        """F in the space and, where it is learned, the variance's fraction. float32 under autocast."""
+        c_in = self.prediction.c_in(level.alpha, level.sigma)
+        c_noise = self.prediction.c_noise(level.log_snr, t).to(x_t.dtype)
+        output = self.network(c_in * x_t, c_noise, mask, cond).to(x_t.dtype)
+        if self.learned_variance is None:
+            return self.space.project(output, mask), None
+        output, v = output.chunk(2, dim=1)
+        return self.space.project(output, mask), (v + 1) / 2  # Nichol & Dhariwal 2021, eq. 15
+
+    def _x0(self, x_t: Tensor, output: Tensor, level: _Level, mask: Tensor) -> Tensor:
+        """c_skip x_t + c_out F: Karras et al. 2022, eq. 7."""
+        return self.space.project(level.c_skip * x_t + level.c_out * output, mask)
 
     def loss(self, batch: Batch, t: Float[Tensor, " b"], eps: Float[Tensor, "b *s"]) -> Float[Tensor, " b"]:
         """The weighted squared error of each sample per true degree of freedom, for noise eps of the space.
 
         With `Epsilon` and `EpsilonLoss` this is L_simple of Ho et al. 2020, eq. 14.
         """
-        x_t = self.q_sample(batch, t, eps)
-        denoised, output = self._denoise(x_t, t, batch.mask, batch.cond)
-        alpha_t, sigma_t = (expand(c, batch.x) for c in self.schedule(t))
-        _, c_out = self.prediction.c_skip_out(alpha_t, sigma_t)
-        weight = self.weighting(self.schedule, expand(t, batch.x), c_out)
-        error = output - self.prediction.target(batch.x, eps, alpha_t, sigma_t)
+        x_t, level = self.q_sample(batch, t, eps), self._level(batch.x, t)
+        output, var_fraction = self._network_output(x_t, t, level, batch.mask, batch.cond)
+        error = output - self.prediction.target(batch.x, eps, level.alpha, level.sigma)
+        weight = self.weighting(self.schedule, expand(t, batch.x), level.c_out)
         dim = self.space.dim(batch.x, batch.mask)
         loss = (weight * error**2).flatten(1).sum(1) / dim
         if (learned := self.learned_variance) is None:
             return loss
         # the bound's term trains the variance alone: the mean is detached (Nichol & Dhariwal 2021, section 3.1)
-        detached = Denoised(denoised.x0.detach(), denoised.var_fraction)
+        denoised = Denoised(self._x0(x_t, output, level, batch.mask).detach(), var_fraction)
         s = (t - 1 / learned.num_steps).clamp(min=0)
-        nats = bound_term(self.schedule, self.space, learned.codec, LogInterpolated(), batch, x_t, detached, s, t)
+        nats = bound_term(self.schedule, self.space, learned.codec, LogInterpolated(), batch, x_t, denoised, s, t)
         return loss + learned.vb_scale * learned.num_steps * nats / (dim * math.log(2))
+
+
+class _Level(NamedTuple):
+    """A noise level's numbers: log_snr (B,), the others broadcastable against x."""
+
+    log_snr: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    c_skip: Tensor
+    c_out: Tensor

@@ -46,14 +46,14 @@ def fit(config: DictConfig) -> Path:
     codec = build_codec(config)
     denoiser = build_denoiser(config, codec)
     model = Model(denoiser, codec, build_modality(config), config)
-    module = _module(config, model, data)
+    module = build_module(config, model, data)
     _rehearse(config, model)
     begins = initialise(denoiser, config.init_from) if config.init_from and not resumed else None
     run = resumed.parent.parent if resumed else new_folder(config)  # only now: a wrong value leaves no folder behind
     report = Reporter(run)
     if begins:
         report(begins)
-    trainer = _trainer(config, run, model, report, first_step=_step_of(resumed))
+    trainer = build_trainer(config, run, model, report, first_step=_step_of(resumed))
     _summary(config, report, run, data, model, trainer)
     loaders = _loaders(config, data, trainer, first_step=_step_of(resumed))
     try:
@@ -110,7 +110,7 @@ def _rehearse(config: DictConfig, model: Model) -> None:
         model.modality.template(config.n, plain(config.cond))
 
 
-def _module(config: DictConfig, model: Model, data: Data) -> DiffusionModule:
+def build_module(config: DictConfig, model: Model, data: Data) -> DiffusionModule:
     training = config.training
     levels: NoiseLevels = part(config, "levels")
     objective = Objective(levels, training.drop_rate, config.seed)
@@ -122,7 +122,7 @@ def _module(config: DictConfig, model: Model, data: Data) -> DiffusionModule:
     return DiffusionModule(model.denoiser, model.codec, data, objective, optimisation, training.steps)
 
 
-def _trainer(config: DictConfig, run: Path, model: Model, report: Reporter, first_step: int) -> pl.Trainer:
+def build_trainer(config: DictConfig, run: Path, model: Model, report: Reporter, first_step: int) -> pl.Trainer:
     from omegaconf import OmegaConf
 
     training, hardware = config.training, config.trainer
