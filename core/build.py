@@ -49,7 +49,8 @@ def build_denoiser(config: DictConfig, codec: Codec) -> Denoiser:
         network = part(config, "network")
     parts = {name: part(config, name) for name in ("schedule", "prediction", "space", "weighting")}
     variance = None if config.learned_variance is None else part(config, "learned_variance", codec=codec)
-    return Denoiser(network, **parts, learned_variance=variance)
+    denoiser = Denoiser(network, **parts, learned_variance=variance)
+    return denoiser.to(memory_format=torch.channels_last) if config.trainer.channels_last else denoiser
 
 
 def build_codec(config: DictConfig) -> Codec:

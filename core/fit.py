@@ -115,8 +115,6 @@ def build_module(config: DictConfig, model: Model, data: Data) -> DiffusionModul
     levels: NoiseLevels = part(config, "levels")
     objective = Objective(levels, training.drop_rate, config.seed)
     optimisation = Optimisation(**config.optimisation)
-    if config.trainer.channels_last:
-        model.denoiser.to(memory_format=torch.channels_last)
     if config.trainer.compile:
         model.denoiser.network.compile()
     return DiffusionModule(model.denoiser, model.codec, data, objective, optimisation, training.steps)
