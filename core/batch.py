@@ -78,6 +78,7 @@ def is_full(mask: Tensor) -> bool:
 
 
 def expand(per_sample: Tensor, x: Tensor) -> Tensor:
-    """(B,) or scalar -> broadcastable against x (B, *S), in the dtype of x; the one home of this broadcast."""
-    ones = (1,) * (x.ndim - 1) if per_sample.ndim else ()
-    return per_sample.to(x.dtype).reshape((*per_sample.shape, *ones))
+    """(B,) -> broadcastable against x (B, *S), in the dtype of x; one number for all stays as it is, float64 too."""
+    if per_sample.ndim == 0:
+        return per_sample
+    return per_sample.to(x.dtype).reshape(len(per_sample), *(1,) * (x.ndim - 1))

@@ -73,6 +73,7 @@ class Affine(Codec):
 
     def log_prob(self, encoded: Batch, mean: Tensor, var: Tensor, dim: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """With `levels`, the mass of each value's bin (Ho et al. 2020, eq. 13); else the density, with |dz/dx|."""
+        var = var.to(mean)
         if self.levels is None:
             squares = ((encoded.x - mean) ** 2 / var).flatten(1).sum(1)
             log_normaliser = torch.log(2 * math.pi * var).expand(encoded.x.shape).flatten(1).mean(1)
@@ -97,3 +98,6 @@ class Affine(Codec):
 
 class Identity(Affine):
     """Data that already is at unit scale, without bounds."""
+
+    def __init__(self) -> None:
+        super().__init__()

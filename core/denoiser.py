@@ -105,6 +105,9 @@ class Denoiser(BaseDenoiser):
         c_in = self.prediction.c_in(level.alpha, level.sigma)
         c_noise = self.prediction.c_noise(level.log_snr, t).to(x_t.dtype)
         output = self.network(c_in * x_t, c_noise, mask, cond).to(x_t.dtype)
+        channels = x_t.shape[1] * (1 if self.learned_variance is None else 2)
+        if output.shape != (expected := (len(x_t), channels, *x_t.shape[2:])):
+            raise ValueError(f"the network returns {tuple(output.shape)} for {tuple(x_t.shape)}, not {expected}")
         if self.learned_variance is None:
             return self.space.project(output, mask), None
         output, v = output.chunk(2, dim=1)

@@ -30,7 +30,7 @@ def fit_times(denoiser: BaseDenoiser, batch: Batch, bins: int = 24, seed: int = 
     meanwhile, so equal shares of that change make equal errors. The noise of each sample is the same at all levels.
     """
     schedule = denoiser.schedule
-    edges = torch.linspace(*schedule.sample_ends, bins + 1, dtype=torch.float64)
+    edges = torch.linspace(*schedule.ends, bins + 1, dtype=torch.float64)
     key = random.keys(seed, Stream.LIKELIHOOD, torch.arange(len(batch)), device=batch.x.device)
     noise = random.normal(key, batch.x.shape[1:], batch.x.dtype)
     eps = denoiser.space.randn_like(batch.x, batch.mask, noise)

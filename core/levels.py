@@ -21,14 +21,14 @@ class NoiseLevels:
 
 
 def _times_between_ends(log_snr: Tensor, schedule: Schedule) -> Tensor:
-    return schedule.inverse(log_snr.clamp(*schedule.train_ends))
+    return schedule.inverse(log_snr.clamp(*schedule.ends))
 
 
 class Uniform(NoiseLevels):
     """t uniform between the times of the schedule's training ends."""
 
     def __call__(self, u: PerSample, schedule: Schedule) -> PerSample:
-        lowest, highest = schedule.inverse(torch.tensor(schedule.train_ends[::-1], dtype=torch.float64)).tolist()
+        lowest, highest = schedule.inverse(torch.tensor(schedule.ends[::-1], dtype=torch.float64)).tolist()
         return lowest + (highest - lowest) * u
 
 

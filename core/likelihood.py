@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from core import random
-from core.batch import Batch, expand
+from core.batch import Batch
 from core.codec import Codec
 from core.denoiser import BaseDenoiser
 from core.process import q_x_t_given_x_0
@@ -59,13 +60,12 @@ def variational_bound(
     codec.log_prob(encoded, x0, torch.ones_like(x0), dim)
     numbers = (torch.arange(len(x0)) if indices is None else indices).to(x0.device)
     terms = []
-    for i, (t, s) in enumerate(zip(times[:-1].tolist(), times[1:].tolist(), strict=True)):
+    for i, (t, s) in enumerate(pairwise(times)):
         key = random.keys(seed, random.Stream.LIKELIHOOD, numbers, i, device=x0.device)
         eps = space.randn_like(x0, encoded.mask, random.normal(key, x0.shape[1:], x0.dtype))
-        at_t, at_s = (torch.full((len(x0),), value, dtype=x0.dtype, device=x0.device) for value in (t, s))
-        x_t = denoiser.q_sample(encoded, at_t, eps)
-        denoised = denoiser(x_t, at_t, encoded.mask, encoded.cond)
-        terms.append(bound_term(schedule, space, codec, variance, encoded, x_t, denoised, at_s, at_t))
+        x_t = denoiser.q_sample(encoded, t, eps)
+        denoised = denoiser(x_t, t.to(x0).expand(len(x0)), encoded.mask, encoded.cond)
+        terms.append(bound_term(schedule, space, codec, variance, encoded, x_t, denoised, s, t))
     prior = prior_term(denoiser, encoded, times[0])
     return Bound(prior, torch.stack(terms[:-1] or [torch.zeros_like(dim)]).sum(0), terms[-1], dim)
 
@@ -73,8 +73,8 @@ def variational_bound(
 def prior_term(denoiser: BaseDenoiser, encoded: Batch, t: Float[Tensor, ""]) -> Float[Tensor, " b"]:
     """KL(q(x_t | x_0) || N(0, alpha_t^2 + sigma_t^2)) in nats: how far q(x_1) is from the sampler's start."""
     x0 = encoded.x
-    q = q_x_t_given_x_0(denoiser.schedule, x0, expand(t.to(x0).expand(len(x0)), x0))
-    prior_var = torch.hypot(*denoiser.schedule(t)).square().to(x0)
+    q = q_x_t_given_x_0(denoiser.schedule, x0, t)
+    prior_var = torch.hypot(*denoiser.schedule(t)).square()
     dim = denoiser.space.dim(x0, encoded.mask)
-    ratio = q.var.flatten() / prior_var
+    ratio = q.var / prior_var
     return 0.5 * ((q.mean**2 / prior_var).flatten(1).sum(1) + dim * (ratio - 1 - ratio.log()))

@@ -84,7 +84,8 @@ def normal(
     u = _shift_right(words, 32).to(dtype).add_(0.5).mul_(2.0**-32)
     v = words.bitwise_and_(0xFFFFFFFF).to(dtype).mul_(2 * math.pi * 2.0**-32)
     radius = u.log_().mul_(-2).clamp_(min=0).sqrt_()  # in float32 the largest u rounds to 1
-    pairs = torch.cat([radius * torch.cos(v), radius * torch.sin(v)], dim=1)
+    # the two of a pair side by side: an element's number does not depend on how many there are
+    pairs = torch.stack([radius * torch.cos(v), radius * torch.sin(v)], dim=-1).flatten(1)
     return pairs[:, :count].reshape(len(key), *shape)
 
 

@@ -28,8 +28,8 @@ class Denoised:
 
 
 def _positive(var: Tensor) -> Tensor:
-    """Above 0 even where a step changes nothing, as beyond a schedule's lowest log-SNR: its KL is 0, not 0/0."""
-    return var.clamp(min=torch.finfo(var.dtype).tiny)
+    """Above 0 in float32 even where a step changes nothing, as beyond a schedule's lowest log-SNR: KL 0, not 0/0."""
+    return var.clamp(min=torch.finfo(torch.float32).tiny)
 
 
 class ReverseVariance:
@@ -88,13 +88,13 @@ def bound_term(
     batch: Batch,
     x_t: Float[Tensor, "b *s"],
     denoised: Denoised,
-    s: Float[Tensor, " b"],
-    t: Float[Tensor, " b"],
+    s: Float[Tensor, "*b"],
+    t: Float[Tensor, "*b"],
 ) -> Float[Tensor, " b"]:
     """One term of the variational bound, in nats a sample: Ho et al. 2020, eq. 5.
 
     KL(q(x_s | x_t, x_0) || p_theta(x_s | x_t)) where s > 0; the decoder's -log p(x_0 | x_t) where s = 0.
-    batch: the encoded data; x_t: its noised form at t.
+    batch: the encoded data; x_t: its noised form at t. s, t: one for each sample, or one (float64, on the CPU) for all.
     """
     s, t = expand(s, x_t), expand(t, x_t)
     dim = space.dim(batch.x, batch.mask)
@@ -103,7 +103,7 @@ def bound_term(
     squares = ((q_mean - p.mean) ** 2 / p.var).flatten(1).sum(1)
     # the part of the variances counts once per degree of freedom: its mean over the real elements, times dim
     log_ratio = torch.log(Small()(schedule, denoised, s, t) / p.var)
-    spread = (torch.expm1(log_ratio) - log_ratio).expand(x_t.shape)
+    spread = (torch.expm1(log_ratio) - log_ratio).to(x_t).expand(x_t.shape)
     real = batch.mask.expand_as(x_t)
     kl = 0.5 * (squares + dim * (spread * real).flatten(1).sum(1) / real.flatten(1).sum(1))
-    return torch.where(s.flatten() <= 0, -codec.log_prob(batch, p.mean, p.var, dim), kl)
+    return torch.where(s.flatten().to(kl.device) <= 0, -codec.log_prob(batch, p.mean, p.var, dim), kl)

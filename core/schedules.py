@@ -24,7 +24,7 @@ class Schedule:
 
     log_snr_min, log_snr_max: the finite ends, in nats. The curve is clamped from below at `log_snr_min`, so that
     t = 1 is almost pure noise with alpha > 0; it reaches +inf at t = 0, the data. Training draws its times between
-    the ends (`train_ends`); time grids that are laid out in log-SNR span `sample_ends` and then step to t = 0.
+    the ends; time grids that are laid out in log-SNR span them and then step to t = 0.
     A subclass gives the natural curve (`_log_snr`) and its inverse (`_inverse`).
     """
 
@@ -40,13 +40,8 @@ class Schedule:
         raise NotImplementedError
 
     @property
-    def train_ends(self) -> tuple[float, float]:
-        """(lowest, highest) log-SNR that training visits."""
-        return self.log_snr_min, self.log_snr_max
-
-    @property
-    def sample_ends(self) -> tuple[float, float]:
-        """(lowest, highest) finite log-SNR of a sampling grid."""
+    def ends(self) -> tuple[float, float]:
+        """(lowest, highest) finite log-SNR, of training and of time grids."""
         return self.log_snr_min, self.log_snr_max
 
     def log_snr(self, t: Times) -> Times:

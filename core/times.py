@@ -87,7 +87,7 @@ class Karras(Times):
         self.rho = rho
 
     def __call__(self, schedule: Schedule) -> Grid:
-        sigma_max, sigma_min = (math.exp(-end / 2) ** (1 / self.rho) for end in schedule.sample_ends)
+        sigma_max, sigma_min = (math.exp(-end / 2) ** (1 / self.rho) for end in schedule.ends)
         sigma = torch.linspace(sigma_max, sigma_min, self.n, dtype=torch.float64) ** self.rho
         return _then_data(schedule, -2 * sigma.log())
 
@@ -96,13 +96,13 @@ class LogSNR(Times):
     """Equal steps of log-SNR between the schedule's sampling ends, then 0."""
 
     def __call__(self, schedule: Schedule) -> Grid:
-        return _then_data(schedule, torch.linspace(*schedule.sample_ends, self.n, dtype=torch.float64))
+        return _then_data(schedule, torch.linspace(*schedule.ends, self.n, dtype=torch.float64))
 
 
 class Fitted(Times):
     """Steps of equal mass under a density of log-SNR, then 0: dense where the denoised data changes fastest.
 
-    edges: (K + 1,) increasing log-SNR; density: (K,), up to a constant factor. `core.fitting.fit` measures both.
+    edges: (K + 1,) increasing log-SNR; density: (K,), up to a constant factor. `core.fitting.fit_times` measures both.
     """
 
     def __init__(self, n: int, edges: Sequence[float], density: Sequence[float]) -> None:
@@ -110,9 +110,9 @@ class Fitted(Times):
         self.density = PiecewiseDensity(edges, density)
 
     def __call__(self, schedule: Schedule) -> Grid:
-        low, high = (self.density.share_below(end) for end in schedule.sample_ends)
+        low, high = (self.density.share_below(end) for end in schedule.ends)
         log_snr = self.density.quantile(torch.linspace(low, high, self.n, dtype=torch.float64))
-        log_snr[0] = schedule.sample_ends[0]  # sampling begins at pure noise, wherever the density does
+        log_snr[0] = schedule.ends[0]  # sampling begins at pure noise, wherever the density does
         return _then_data(schedule, log_snr)
 
 

@@ -92,7 +92,7 @@ class VariationalBound(Weighting):
         self.num_steps = num_steps
 
     def weight(self, schedule: Schedule, t: Level) -> Tensor:
-        highest = schedule.train_ends[1]
+        highest = schedule.ends[1]
         log_snr_s = schedule.log_snr((t - 1 / self.num_steps).clamp(min=0)).clamp(max=highest)
         return self.num_steps / 2 * (log_snr_s.exp() - schedule.log_snr(t).exp()).clamp(min=0)
 

@@ -39,7 +39,7 @@ def test_times_increase_with_u_within_the_training_ends(noise_levels, schedule, 
     assert t.dtype == dtype
     assert bool((t.diff() >= 0).all())
     assert bool(((t > 0) & (t <= 1)).all())
-    log_snr, (low, high) = schedule.log_snr(t), schedule.train_ends
+    log_snr, (low, high) = schedule.log_snr(t), schedule.ends
     assert bool(torch.isfinite(log_snr).all())
     if not isinstance(noise_levels, levels.Discrete):  # its first step may lie nearer to the data than the curve's end
         assert float(log_snr.min()) >= low - 1e-3
@@ -48,7 +48,7 @@ def test_times_increase_with_u_within_the_training_ends(noise_levels, schedule, 
 
 @each_schedule
 def test_uniform_is_uniform_in_time(schedule):
-    first, last = schedule.inverse(torch.tensor(schedule.train_ends, dtype=torch.float64)).flip(0).tolist()
+    first, last = schedule.inverse(torch.tensor(schedule.ends, dtype=torch.float64)).flip(0).tolist()
     t = levels.Uniform()(stratified(), schedule)
     assert distance(t, stats.uniform(first, last - first).cdf) < 1 / COUNT
 

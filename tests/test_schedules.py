@@ -18,7 +18,7 @@ VARIANCE_PRESERVING = {name: s for name, s in SCHEDULES.items() if name not in (
 
 def inner_times(schedule: Schedule, count: int = 201) -> torch.Tensor:
     """Increasing times at which the curve is not clamped, float64."""
-    low, high = schedule.inverse(torch.tensor(schedule.train_ends, dtype=torch.float64)).flip(0)
+    low, high = schedule.inverse(torch.tensor(schedule.ends, dtype=torch.float64)).flip(0)
     return torch.linspace(float(low), float(high), count, dtype=torch.float64)
 
 
@@ -40,7 +40,7 @@ def test_log_snr_decreases_from_the_data_to_its_lowest_end(schedule):
 def test_inverse_undoes_log_snr(schedule):
     t = inner_times(schedule)
     torch.testing.assert_close(schedule.inverse(schedule.log_snr(t)), t, atol=1e-7, rtol=0)
-    log_snr = torch.linspace(*schedule.train_ends, 201, dtype=torch.float64)
+    log_snr = torch.linspace(*schedule.ends, 201, dtype=torch.float64)
     torch.testing.assert_close(schedule.log_snr(schedule.inverse(log_snr)), log_snr, atol=1e-6, rtol=0)
 
 
@@ -154,7 +154,7 @@ def test_a_shift_moves_the_curve_and_keeps_its_ends(shift):
     schedule = schedules.Shifted(base, shift)
     t = torch.linspace(0.2, 0.8, 21, dtype=torch.float64)
     torch.testing.assert_close(schedule.log_snr(t), base.log_snr(t) + shift)
-    assert schedule.train_ends == base.train_ends
+    assert schedule.ends == base.ends
 
 
 @pytest.mark.parametrize(

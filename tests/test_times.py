@@ -41,7 +41,7 @@ def test_a_grid_decreases_to_the_data(grid, schedule):
 @each(FROM_NOISE, "grid")
 def test_a_grid_begins_at_the_schedules_noise(grid, schedule):
     log_snr = float(schedule.log_snr(grid(schedule)[0]))
-    assert log_snr == pytest.approx(schedule.sample_ends[0], abs=1e-6)
+    assert log_snr == pytest.approx(schedule.ends[0], abs=1e-6)
 
 
 @each_grid
@@ -117,7 +117,7 @@ def test_karras_of_any_scale_is_in_sigma_over_alpha(schedule):
 @each_schedule
 def test_log_snr_steps_are_equal(schedule):
     log_snr = schedule.log_snr(times.LogSNR(10)(schedule)[:-1])
-    torch.testing.assert_close(log_snr, torch.linspace(*schedule.sample_ends, 10, dtype=torch.float64))
+    torch.testing.assert_close(log_snr, torch.linspace(*schedule.ends, 10, dtype=torch.float64))
 
 
 def test_a_flat_fit_is_log_snr():
