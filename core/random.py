@@ -29,6 +29,7 @@ class Stream(IntEnum):
     PRIOR = 8
     STEP = 9
     LIKELIHOOD = 10
+    DROPOUT = 11
 
 
 def _signed(word: int) -> int:
@@ -85,8 +86,10 @@ def normal(
     v = words.bitwise_and_(0xFFFFFFFF).to(dtype).mul_(2 * math.pi * 2.0**-32)
     radius = u.log_().mul_(-2).clamp_(min=0).sqrt_()  # in float32 the largest u rounds to 1
     # the two of a pair side by side: an element's number does not depend on how many there are
-    pairs = torch.stack([radius * torch.cos(v), radius * torch.sin(v)], dim=-1).flatten(1)
-    return pairs[:, :count].reshape(len(key), *shape)
+    pairs = torch.empty(*words.shape, 2, dtype=dtype, device=key.device)
+    torch.mul(radius, torch.cos(v), out=pairs[..., 0])
+    torch.mul(radius, torch.sin(v), out=pairs[..., 1])
+    return pairs.flatten(1)[:, :count].reshape(len(key), *shape)
 
 
 def permutation(seed: int, epoch: int, size: int) -> Int[Tensor, " size"]:

@@ -122,3 +122,10 @@ def test_permutation_places_every_item_everywhere():
     """Chi-square of the place of item 0 over many epochs."""
     places = [int((permutation(0, epoch, 10) == 0).nonzero()) for epoch in range(2000)]
     assert stats.chisquare(np.bincount(places, minlength=10)).pvalue > 1e-3
+
+
+def test_an_element_does_not_depend_on_how_many_there_are():
+    key = keys(0, torch.arange(5))
+    for draw in (normal, uniform):
+        assert torch.equal(draw(key, (6,)), draw(key, (9,))[:, :6])
+        assert torch.equal(draw(key, (3, 7)), draw(key, (8, 7))[:, :3])  # padding along the first axis
