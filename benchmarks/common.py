@@ -105,7 +105,7 @@ class Update(Descent):
         self._averaged = list(self.average.parameters())
 
     def __call__(self, loss: Tensor) -> None:
-        decay = min(self.optimisation.ema_decay, (self.steps + 1) / (self.steps + 10))
+        decay = self.optimisation.decay(self.steps)
         super().__call__(loss)
         with torch.no_grad():
             torch._foreach_lerp_(self._averaged, self._parameters, 1 - decay)

@@ -6,27 +6,63 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
+from core.batch import Batch
 from core.codec import Codec
 from core.config import instantiate
-from core.denoiser import BaseDenoiser, Denoiser
+from core.data import Data
+from core.denoiser import BaseDenoiser, Denoiser, LearnedVariance
 from core.errors import UserError
-from core.modality import Modality
+from core.levels import Discrete, NoiseLevels
+from core.modality import Instrument, Modality
+from core.prediction import Prediction
+from core.reverse import ReverseVariance
 from core.samplers import Sampler
+from core.schedules import Schedule
+from core.space import Space
+from core.times import Times
+from core.weighting import Weighting
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 FILLED = ("modality", "network", "codec")  # the parts whose `???` the data's facts may fill
+# What each part must be: a config from elsewhere is to build no object that writes or downloads in a network's place.
+KINDS: Mapping[str, type] = {
+    "data": Data,
+    "modality": Modality,
+    "codec": Codec,
+    "network": nn.Module,
+    "schedule": Schedule,
+    "prediction": Prediction,
+    "space": Space,
+    "weighting": Weighting,
+    "levels": NoiseLevels,
+    "learned_variance": LearnedVariance,
+    "sampler": Sampler,
+    "times": Times,
+    "guidance": BaseDenoiser,
+    "clip": BaseDenoiser,
+}
+# What may stand within a part; a class of a package that the user allows may always.
+NESTED = (nn.Module, Schedule, Prediction, Weighting, Space, Codec, ReverseVariance, Instrument)
+CHOICES = {
+    "guidance": "guidance=classifier_free",
+    "clip": "clip=range or clip=dynamic",
+}  # of the parts that may be none
 
 
 def fill(config: DictConfig, facts: Mapping[str, object]) -> None:
     """Fills the `???` of the config's parts with the data's facts of the same name, in place.
 
-    After this the config describes the model without the data. UserError names a key that no fact fills.
+    After this the config describes the model without the data. A network of no classes makes a model without labels,
+    whatever the data has. UserError names a key that no fact fills.
     """
     from omegaconf import OmegaConf
 
+    if "num_classes" in config.network and OmegaConf.select(config, "network.num_classes") == 0:
+        facts = {**facts, "num_classes": 0, "classes": []}
     for part in FILLED:
         for key in [key for key in config[part] if OmegaConf.is_missing(config[part], key)]:
             if key not in facts:
@@ -37,7 +73,7 @@ def fill(config: DictConfig, facts: Mapping[str, object]) -> None:
 def part(config: DictConfig, name: str, **kwargs: object) -> Any:
     """The object of the config's part `name`. UserError names the part if its values are wrong."""
     try:
-        return instantiate(config[name], list(config.allow), **kwargs)
+        return instantiate(config[name], list(config.allow), KINDS[name], NESTED, **kwargs)
     except (ValueError, TypeError) as error:
         raise UserError(f"{name}: {error}") from error
 
@@ -53,6 +89,28 @@ def build_denoiser(config: DictConfig, codec: Codec) -> Denoiser:
     return denoiser.to(memory_format=torch.channels_last) if config.trainer.channels_last else denoiser
 
 
+def build_levels(config: DictConfig) -> NoiseLevels:
+    """The noise levels of training. UserError where a learned variance's bound has other steps."""
+    levels: NoiseLevels = part(config, "levels")
+    steps = None if config.learned_variance is None else config.learned_variance.num_steps
+    if steps is not None and not (isinstance(levels, Discrete) and levels.num_steps == steps):
+        raise UserError(f"learned_variance needs levels=discrete levels.num_steps={steps}, the steps of its bound")
+    return levels
+
+
+@torch.no_grad()
+def try_once(denoiser: Denoiser, template: Batch) -> None:
+    """One call on one sample of the template's shape: UserError, in one line, if the network does not fit it."""
+    training = denoiser.training
+    try:
+        denoiser.eval()(template.x, torch.full((len(template),), 0.5), template.mask, template.cond)
+    except (ValueError, TypeError, RuntimeError, IndexError) as error:
+        shape = "x".join(map(str, template.x.shape[1:]))
+        raise UserError(f"the network cannot take a sample of {shape}: {' '.join(str(error).split())}") from error
+    finally:
+        denoiser.train(training)
+
+
 def build_codec(config: DictConfig) -> Codec:
     codec: Codec = part(config, "codec")
     return codec
@@ -65,12 +123,23 @@ def build_modality(config: DictConfig) -> Modality:
 
 def guided(config: DictConfig, denoiser: BaseDenoiser, codec: Codec) -> BaseDenoiser:
     """The denoiser inside the config's guidance, and inside its clipping where the codec's data has a range."""
-    if config.get("guidance"):
+    if _chosen(config, "guidance"):
         denoiser = part(config, "guidance", denoiser=denoiser)
-    if config.get("clip") and codec.range is not None:
+    if _chosen(config, "clip") and codec.range is not None:
         low, high = codec.range
         denoiser = part(config, "clip", denoiser=denoiser, low=low, high=high)
     return denoiser
+
+
+def _chosen(config: DictConfig, name: str) -> bool:
+    """Whether there is such a part; UserError for a key of one where there is none."""
+    node = config.get(name) or {}
+    if node.get("_target_") is not None:
+        return True
+    for key in node:
+        if key != "_target_":
+            raise UserError(f"{name}.{key}={node[key]}: there is no {name} to set it of; choose {CHOICES[name]}")
+    return False
 
 
 def build_sampler(config: DictConfig, denoiser: BaseDenoiser) -> tuple[Sampler, torch.Tensor]:

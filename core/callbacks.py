@@ -1,8 +1,7 @@
-"""What happens beside the training steps: averaging, the budget in minutes, checkpoints, previews and curves."""
+"""What happens beside the training steps: averaging, checkpoints, previews and curves."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,75 +13,49 @@ from torch import Tensor
 
 from core import checkpoint
 from core.errors import UserError
-from core.module import DiffusionModule
+from core.module import DiffusionModule, Optimisation
 from core.plots import level_curve, loss_curve
 
 
 class Averaging(WeightAveraging):
-    """The exponential moving average of the weights with the ramped decay min(decay, (k + 1) / (k + 10))."""
+    """The exponential moving average of the weights, with the optimisation's ramped decay."""
 
-    def __init__(self, decay: float) -> None:
+    def __init__(self, optimisation: Optimisation) -> None:
         def average(averaged: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
-            k = int(updates)
-            torch._foreach_lerp_(averaged, current, 1 - min(decay, (k + 1) / (k + 10)))
+            torch._foreach_lerp_(averaged, current, 1 - optimisation.decay(int(updates)))
 
         super().__init__(multi_avg_fn=torch.no_grad()(average))
 
 
 class Finite(Callback):
-    """Stops at a loss that is not a number, before a checkpoint of it is written. Looks at every tenth step."""
+    """Stops all processes at a loss that is not a number: looks at every tenth step and before a validation, and
+    `Checkpoints` does before it saves.
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.global_step % 10 == 0 and not bool(outputs["loss"].isfinite()):
-            raise UserError(
-                f"the loss is {float(outputs['loss'])} at step {trainer.global_step}: lower optimisation.lr, or resume "
-                "from the last checkpoint with trainer.detect_anomaly=true to see where it begins"
-            )
-
-
-class Budget(Callback):
-    """Turns minutes into a number of steps, once: after the first `skip` steps it times `measure` more.
-
-    The number is written into the module (the learning rate's schedule reads it there) and with it into checkpoints, so
-    that a resumed run keeps it. every: steps between validations; a larger number is rounded to a multiple of it, so
-    that the last validation falls at the end. announce: told the number, and the seconds a step takes.
+    What it looks at is the sum of the losses since it last did, so that none is missed.
     """
 
-    def __init__(
-        self, minutes: float, every: int, announce: Callable[[int, float], None], skip: int = 5, measure: int = 25
-    ) -> None:
-        self.seconds, self.every, self.announce = 60 * minutes, every, announce
-        self.skip, self.measure = skip, measure
-        self.begun = self.warm = 0.0
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, DiffusionModule)
-        self.begun = time.monotonic()
-        if pl_module.total_steps is not None:  # resumed: settled already
-            trainer.fit_loop.epoch_loop.max_steps = pl_module.total_steps
+    def __init__(self) -> None:
+        self.sum: Tensor | None = None
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, DiffusionModule)
-        if pl_module.total_steps is not None:
-            return
-        if trainer.global_step == self.skip:
-            self.warm = time.monotonic()
-        if trainer.global_step < self.skip + self.measure and time.monotonic() - self.begun < self.seconds / 10:
-            return
-        done = trainer.global_step
-        if done > self.skip:
-            each = (time.monotonic() - self.warm) / (done - self.skip)
-        else:  # a tenth of the budget is over already
-            each = (time.monotonic() - self.begun) / max(done, 1)
-        left = max(0.0, self.seconds - (time.monotonic() - self.begun))
-        steps = int(trainer.strategy.broadcast(done + int(left / each)))
-        steps = steps // self.every * self.every if steps >= self.every else max(steps, done + 1)
-        pl_module.total_steps = trainer.fit_loop.epoch_loop.max_steps = steps
-        self.announce(pl_module.total_steps, each)
+        self.sum = outputs["loss"] if self.sum is None else self.sum + outputs["loss"]
+        if trainer.global_step % 10 == 0:
+            self.check(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.check(trainer)
+
+    def check(self, trainer: pl.Trainer) -> None:
+        """UserError on every process if a loss on any of them was not a number."""
+        finite = self.sum is None or bool(self.sum.isfinite())
+        self.sum = None
+        if not trainer.strategy.reduce_boolean_decision(finite):
+            raise UserError(
+                f"the loss is not a number at step {trainer.global_step}: lower optimisation.lr, or resume from the "
+                "last checkpoint with trainer.detect_anomaly=true to see where it begins"
+            )
 
 
 class Checkpoints(Callback):
@@ -91,9 +64,10 @@ class Checkpoints(Callback):
     It must stand before `Averaging`, which replaces the weights by their averages when training ends.
     """
 
-    def __init__(self, run: Path, keep: int = 2) -> None:
-        self.run, self.keep, self.best = run, keep, float("inf")
+    def __init__(self, run: Path, finite: Finite, keep: int = 2) -> None:
+        self.run, self.finite, self.keep, self.best = run, finite, keep, float("inf")
         self.saved = -1  # the step; a folder of that name may also be left from before a resumption
+        self.whole = -1  # the last step of which all is done: weights, their average, the learning rate
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
@@ -101,11 +75,17 @@ class Checkpoints(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
 
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.whole = trainer.global_step
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         loss = float(trainer.callback_metrics.get("val/loss", torch.tensor(float("nan"))))
-        is_best, self.best = loss < self.best, min(loss, self.best)
+        if is_best := loss < self.best:  # not so for nan
+            self.best = loss
         self._save(trainer)
         if is_best and trainer.is_global_zero:
             checkpoint.point(self.run, "best", checkpoint.step_name(trainer.global_step))
@@ -114,16 +94,33 @@ class Checkpoints(Callback):
         self._save(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if trainer.global_step and isinstance(exception, KeyboardInterrupt):
+        """Saves the last step of an interrupted run where that is safe; else its last checkpoint is the one to resume.
+
+        During validation the averaged weights stand in the model; several processes may stand at different steps.
+        """
+        if not isinstance(exception, KeyboardInterrupt) or trainer.validating or trainer.world_size > 1:
+            return
+        if 0 < trainer.global_step == self.whole:
+            _rewind(trainer)
             self._save(trainer)
 
     def _save(self, trainer: pl.Trainer) -> None:
         folder = self.run / checkpoint.FOLDER / checkpoint.step_name(trainer.global_step)
         if self.saved != trainer.global_step:
+            self.finite.check(trainer)
             trainer.save_checkpoint(folder)
             self.saved = trainer.global_step
         if trainer.is_global_zero:
             checkpoint.prune(self.run, self.keep)
+
+
+def _rewind(trainer: pl.Trainer) -> None:
+    """Sets the count of batches back to the end of the last step: a resumed run begins the next one from its start."""
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress
+    begun = progress.current.completed % trainer.accumulate_grad_batches
+    counts: Any  # Lightning's annotation names only two of the four
+    for counts in (progress.current, progress.total):
+        counts.ready = counts.started = counts.processed = counts.completed = counts.completed - begun
 
 
 class Curves(Callback):
@@ -150,7 +147,7 @@ class Curves(Callback):
         both = torch.stack([torch.cat(part).float() for part in zip(*pl_module.validation_losses, strict=True)])
         gathered: Any = pl_module.all_gather(both)  # (2, n), or (ranks, 2, n)
         loss, log_snr = gathered.movedim(-2, 0).flatten(1).cpu()
-        edges = torch.linspace(*pl_module.denoiser.schedule.train_ends, self.bins + 1)
+        edges = torch.linspace(*pl_module.denoiser.schedule.ends, self.bins + 1)
         bins = torch.bucketize(log_snr, edges[1:-1])
         means = [float(loss[bins == b].mean()) for b in range(self.bins)]  # nan where no sample fell
         pl_module.log_dict(

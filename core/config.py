@@ -39,11 +39,19 @@ def load_yaml(text: str) -> DictConfig:
     return config
 
 
-def instantiate(config: DictConfig | Mapping[str, Any], allow: Sequence[str] = (), **kwargs: Any) -> Any:
+def instantiate(
+    config: DictConfig | Mapping[str, Any],
+    allow: Sequence[str] = (),
+    kind: type = object,
+    nested: tuple[type, ...] = (object,),
+    **kwargs: Any,
+) -> Any:
     """The object that `config` describes by its `_target_` and arguments, nested ones first (as Hydra does it).
 
     config: resolved, or resolvable. Lists and mappings reach the constructors as plain list and dict.
     allow:  packages whose classes it may name, besides `core` and `modalities`.
+    kind:   what the object must be: a base class, or a protocol whose methods it must have.
+    nested: the base classes of what may stand within it; those of the packages in `allow` always may.
     kwargs: further arguments, passed as they are; they override those of the config, and fill its `???`.
 
     All of the config is checked before any of it is built: UserError in one line for a target that is not allowed, an
@@ -59,7 +67,13 @@ def instantiate(config: DictConfig | Mapping[str, Any], allow: Sequence[str] = (
     for where, node in nodes:  # every name before the first import
         _check_name(node["_target_"], where, allow)
     for where, node in nodes:
-        _check_arguments(node, where, _locate(node["_target_"], where, allow), kwargs if node is tree else ())
+        found = _locate(node["_target_"], where, allow)
+        wanted = (kind,) if node is tree else nested
+        trusted = node is not tree and found.__module__.split(".")[0] in allow
+        if not trusted and not any(_is_a(found, base) for base in wanted):
+            names = " or ".join(base.__name__ for base in wanted)
+            raise UserError(f"{_place(where)}{node['_target_']} cannot stand here: it is no {names}")
+        _check_arguments(node, where, found, kwargs if node is tree else ())
     try:
         # Hydra would copy kwargs, and take a dataclass among them for a config: only the last call sees them.
         build = hydra.utils.instantiate({"_convert_": "all", **tree, "_partial_": True})
@@ -129,6 +143,13 @@ def _locate(target: str, where: str, allow: Sequence[str]) -> type:
     if not isinstance(found, type) or home.split(".")[0] != package:
         raise UserError(_refusal(target, where, allow))
     return found
+
+
+def _is_a(found: type, kind: type) -> bool:
+    if not getattr(kind, "_is_protocol", False):
+        return issubclass(found, kind)
+    methods = [name for name, value in vars(kind).items() if callable(value) and not name.startswith("_")]
+    return all(callable(getattr(found, name, None)) for name in methods)
 
 
 def _check_arguments(node: Mapping[str, Any], where: str, target: type, given: Collection[str]) -> None:

@@ -157,7 +157,14 @@ def train_loader(source: Source, order: StepOrder, workers: int, pin_memory: boo
 
 
 def val_loader(source: Source, batch_size: int, limit: int, rank: int = 0, world: int = 1) -> DataLoader[Batch]:
-    """The first `limit` held-out samples, once; rank r takes places r, r + world, ..."""
-    places = list(range(min(limit, len(source))))[rank::world]
+    """The first `limit` held-out samples, once; rank r takes places r, r + world, ...
+
+    All ranks take equally many (up to world - 1 samples are left out), because they meet in every batch. ValueError if
+    there is not one for each.
+    """
+    count = min(limit, len(source)) // world * world
+    if count == 0:
+        raise ValueError(f"{min(limit, len(source))} held-out samples (training.validate_on) for {world} processes")
+    places = list(range(count))[rank::world]
     batches = [places[i : i + batch_size] for i in range(0, len(places), batch_size)]
     return DataLoader(_Indexed(source), batch_sampler=batches, collate_fn=_as_it_is)

@@ -28,32 +28,56 @@ def evaluate(config: DictConfig) -> None:
 
 def _checkpoint(config: DictConfig, folder: Path, report: Reporter) -> None:
     """Samples of a checkpoint against the held-out data of its run."""
-    from core.build import part
+    from omegaconf import OmegaConf
+
+    from core.build import build_modality, part
     from core.evaluation import evaluate_model
+    from core.output import Share
     from core.sample import open_model, request
 
     model, drawing = open_model(config)
+    if config.get("modality"):  # another extractor, for example
+        drawing.modality = OmegaConf.merge(drawing.modality, config.modality)
+        model.modality = build_modality(drawing)
     data = part(drawing, "data")
     asked = request(config, drawing)
-    evaluate_model(model, data, drawing, folder, report, asked, config.likelihood, config.likelihood_steps)
+    evaluate_model(
+        model,
+        data,
+        drawing,
+        folder,
+        report,
+        asked,
+        config.likelihood,
+        config.likelihood_steps,
+        Share.of_launcher(),
+    )
 
 
 def _folders(config: DictConfig, folder: Path, report: Reporter) -> None:
-    """One folder of files against another; the floor compares the halves of the second one."""
+    """At most n files of one folder against another; the floor compares the halves of the second one."""
+    from omegaconf import OmegaConf
+
     from core.build import build_modality
     from core.evaluation import FIGURES, compare, publish, read_samples
+    from core.settings import NULLABLE, check
 
     if config.reference is None:
         raise UserError("samples= needs reference=, a folder of real samples to compare with")
     if "modality" not in config:
         raise UserError("samples= needs modality=, the kind of the files, such as modality=image")
-    config.modality.shape, config.modality.classes = [], []
+    check(config, (*NULLABLE, "steps"))
+    for key in config.modality:
+        if OmegaConf.is_missing(config.modality, key):
+            config.modality[key] = []  # what data would fill: files alone have to do
     modality = build_modality(config)
     samples = read_samples(Path(config.samples), modality.read)
     reference = read_samples(Path(config.reference), modality.read)
-    n = min(len(samples), len(reference) // 2)
+    n = min(int(config.n), len(samples), len(reference) // 2)
+    if n < 1:
+        raise UserError(f"n={config.n}, {len(samples)} samples and {len(reference)} for reference: at least 1, 1 and 2")
     table = compare(modality, samples[:n], reference[:n], reference[n : 2 * n], None)
-    publish(table, folder / FIGURES, f"{config.samples} against {config.reference}, n = {n}", report)
+    publish(table, n, folder / FIGURES, f"{config.samples} against {config.reference}, n = {n}", modality, report)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from core.codec import LossyCodecError
 from core.data import Data, whole
 from core.errors import UserError
 from core.likelihood import variational_bound
-from core.output import read_arrays, write_samples
+from core.output import ALL, Share, read_arrays, write_samples
 from core.progress import counting
 from core.reverse import Large, LogInterpolated
 from core.runs import Reporter, write_json
@@ -49,15 +49,16 @@ def evaluate_model(
     request: Mapping[str, object],
     likelihood: int = 0,
     likelihood_steps: int = 1000,
+    share: Share = ALL,
 ) -> Table | None:
     """Draws config.n samples into `folder` and measures them against the first n held-out ones.
 
     The floor is measured on the n held-out samples after those, or on as many as there are. request: see
-    `write_samples`. likelihood: held-out samples whose variational bound to compute too, 0 for none. None while another
-    process still draws its share.
+    `write_samples`. likelihood: held-out samples whose variational bound to compute too, 0 for none. share: of this
+    process, see `write_samples`. None on all processes but the first.
     """
     n = int(config.n)
-    samples = write_samples(model, config, folder, report.console, request)
+    samples = write_samples(model, config, folder, report.console, request, share)
     if samples is None:
         return None
     held_out = whole(data.test, 2 * n)
@@ -65,7 +66,8 @@ def evaluate_model(
     table = compare(model.modality, samples, reference, floor, whole(data.train))
     if likelihood:
         table["held-out data"] = bits_per_dim(model, data, likelihood, likelihood_steps, config.seed, report)
-    publish(table, folder / FIGURES, f"{len(samples)} samples against {len(reference)} held-out ones", report)
+    title = f"{len(samples)} samples against {len(reference)} held-out ones"
+    publish(table, n, folder / FIGURES, title, model.modality, report)
     if len(floor) < n:
         report(f"the column real is of {len(floor)} held-out samples: its figures are not at equal n")
     return table
@@ -102,10 +104,13 @@ def bits_per_dim(model: Model, data: Data, n: int, steps: int, seed: int, report
     return {"bits_per_dim": sum(figures.values()), **figures}
 
 
-def publish(table: Table, path: Path, title: str, report: Reporter) -> None:
-    """One table with both columns, for a person and as JSON."""
-    report.figures(title, table)
-    write_json(path, {"title": title, **table})
+def publish(table: Table, n: int, path: Path, title: str, modality: Modality, report: Reporter) -> None:
+    """One table with both columns, for a person and as JSON, with what measured them; and what is missing in it."""
+    instrument = None if modality.instrument is None else modality.instrument.name
+    report.figures(f"{title}, through {instrument}" if instrument else title, table)
+    if missing := modality.missing(n):
+        report(missing)
+    write_json(path, {"title": title, "instrument": instrument, "missing": missing, **table})
 
 
 def read_samples(folder: Path, read_files: Callable[[Path], Batch]) -> Batch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -14,19 +15,31 @@ import lightning.pytorch as pl
 import torch
 
 from core import checkpoint
-from core.build import build_codec, build_denoiser, build_modality, build_sampler, fill, guided, part, plain
-from core.callbacks import Averaging, Budget, Checkpoints, Curves, Finite, Previews
+from core.budget import Budget, interval
+from core.build import (
+    build_codec,
+    build_denoiser,
+    build_levels,
+    build_modality,
+    build_sampler,
+    fill,
+    guided,
+    part,
+    plain,
+    try_once,
+)
+from core.callbacks import Averaging, Checkpoints, Curves, Finite, Previews
 from core.checkpoint_io import FolderCheckpointIO
-from core.config import load_yaml
+from core.cli import is_first_process
 from core.data import Data, StepOrder, train_loader, val_loader
-from core.denoiser import Denoiser
 from core.errors import UserError
 from core.evaluation import evaluate_model
-from core.levels import NoiseLevels
 from core.model import Model
 from core.module import DiffusionModule, Optimisation
 from core.objective import Objective
+from core.output import ALL, request
 from core.progress import Progress
+from core.resume import initialise, resumed_config, step_of
 from core.runs import Reporter, new_folder
 from core.settings import check
 
@@ -38,72 +51,55 @@ def fit(config: DictConfig) -> Path:
     """Trains (or resumes) the run that `config` describes and returns its folder."""
     begun = time.monotonic()
     resumed = checkpoint.find(config.resume) if config.resume else None
+    renewed = False
     if resumed:
-        config = _resumed_config(config, resumed)
+        config, renewed = resumed_config(config, resumed)
     check(config)
     data: Data = part(config, "data")
     fill(config, data.facts)
     codec = build_codec(config)
     denoiser = build_denoiser(config, codec)
     model = Model(denoiser, codec, build_modality(config), config)
-    module = build_module(config, model, data)
     _rehearse(config, model)
+    module = build_module(config, model, data)
+    module.keeps_total = not renewed
     begins = initialise(denoiser, config.init_from) if config.init_from and not resumed else None
     run = resumed.parent.parent if resumed else new_folder(config)  # only now: a wrong value leaves no folder behind
     report = Reporter(run)
     if begins:
         report(begins)
-    trainer = build_trainer(config, run, model, report, first_step=_step_of(resumed))
+    if renewed:
+        report(f"{config.training.minutes:g} minutes more, from step {step_of(resumed)}")
+    trainer = build_trainer(config, run, model, report, first_step=step_of(resumed))
     _summary(config, report, run, data, model, trainer)
-    loaders = _loaders(config, data, trainer, first_step=_step_of(resumed))
+    if config.n and trainer.is_global_zero and (missing := model.modality.missing(config.n)):
+        report(missing)
+    loaders = _loaders(config, data, trainer, first_step=step_of(resumed))
     try:
         trainer.fit(module, *loaders, ckpt_path=resumed, weights_only=True if resumed else None)
     except SystemExit:
         if not trainer.interrupted:
             raise
-        report(f"stopped at step {trainer.global_step}; resume={run} continues")
+        report(f"stopped at step {trainer.global_step}; {_way_on(run)}")
         raise KeyboardInterrupt from None  # Lightning has turned it into a silent exit
     if trainer.is_global_zero:
         report(f"trained {trainer.global_step} steps in {_clock(time.monotonic() - begun)}")
+        model.to(trainer.strategy.root_device)  # Lightning has left it on the CPU
         _finish(config, run, model, data, report)
         report(f"all of it in {run}, after {_clock(time.monotonic() - begun)}")
     return run
 
 
-def _resumed_config(config: DictConfig, folder: Path) -> DictConfig:
-    """The checkpoint's own config, with the single keys that the command line gives; whole parts stay as they were."""
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
-
-    saved = load_yaml(checkpoint.load_config_text(folder))
-    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    for override in given:
-        key = override.lstrip("+").split("=", 1)[0]
-        if key == "resume":
-            continue
-        if OmegaConf.select(saved, key, default=None) is None and "." not in key and key not in saved:
-            raise UserError(f"resume={config.resume} has no key {key}; allowed: {', '.join(map(str, saved))}")
-        if key != "trainer" and OmegaConf.is_config(OmegaConf.select(saved, key)):  # other hardware is no other run
-            raise UserError(f"{override}: a resumed run keeps its {key}; init_from= begins another from its weights")
-        OmegaConf.update(saved, key, OmegaConf.select(config, key))
-    saved.resume = config.resume
-    return saved
-
-
-def initialise(denoiser: Denoiser, path: str | Path) -> str:
-    """Loads another run's averaged weights where name and shape agree, to fine-tune; says how many were left as new."""
-    weights = checkpoint.load_weights(checkpoint.find(path))
-    own = denoiser.state_dict()
-    same = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
-    if not same:
-        raise UserError(f"init_from={path}: none of its {len(weights)} tensors fits this network")
-    denoiser.load_state_dict(same, strict=False)
-    left = sorted(set(own) - set(same))
-    return f"begins from {path}" + (f"; new: {', '.join(left[:5])}{' ...' if len(left) > 5 else ''}" if left else "")
+def _way_on(run: Path) -> str:
+    try:
+        return f"resume={run} continues from {checkpoint.find(run).name}"
+    except UserError:
+        return "nothing was saved yet"
 
 
 def _rehearse(config: DictConfig, model: Model) -> None:
     """Builds what only sampling needs: a wrong value is told now, not after the first hundreds of steps."""
+    try_once(model.denoiser, model.modality.template(1))
     guided(config, model.denoiser, model.codec)
     build_sampler(config, model.denoiser)
     if config.n:
@@ -112,8 +108,7 @@ def _rehearse(config: DictConfig, model: Model) -> None:
 
 def build_module(config: DictConfig, model: Model, data: Data) -> DiffusionModule:
     training = config.training
-    levels: NoiseLevels = part(config, "levels")
-    objective = Objective(levels, training.drop_rate, config.seed)
+    objective = Objective(build_levels(config), training.drop_rate, config.seed)
     optimisation = Optimisation(**config.optimisation)
     if config.trainer.compile:
         model.denoiser.network.compile()
@@ -126,16 +121,21 @@ def build_trainer(config: DictConfig, run: Path, model: Model, report: Reporter,
     training, hardware = config.training, config.trainer
     _quiet()
     config_text = OmegaConf.to_yaml(config, resolve=True)
-    (run / "config.yaml").write_text(config_text)
-    every = _interval(training.validate_every, training.steps)
+    if is_first_process():
+        (run / "config.yaml").write_text(config_text)
+    # a budget in minutes sets the interval when it has become a number of steps, and nothing is validated before
+    every = sys.maxsize if training.steps is None else interval(training.validate_every, training.steps)
 
     def budgeted(steps: int, each: float) -> None:
         report(f"{training.minutes:g} minutes are {steps} steps of {each * 1000:.0f} ms")
 
-    callbacks: list[pl.Callback] = [Progress(report.console), Curves(run), Previews(_previewer(config, run, model))]
-    callbacks += [Finite(), Checkpoints(run, training.keep), Averaging(config.optimisation.ema_decay)]
+    callbacks: list[pl.Callback] = [Progress(report.console), Curves(run)]
+    if config.preview.n:
+        callbacks.append(Previews(_previewer(config, run, model)))
+    finite = Finite()
+    callbacks += [finite, Checkpoints(run, finite, training.keep), Averaging(Optimisation(**config.optimisation))]
     if training.steps is None:
-        callbacks.append(Budget(training.minutes, every, budgeted))
+        callbacks.append(Budget(training.minutes, training.validate_every, budgeted))
     version = f"from-{first_step:08d}"
     return pl.Trainer(
         accelerator=hardware.accelerator,
@@ -147,7 +147,7 @@ def build_trainer(config: DictConfig, run: Path, model: Model, report: Reporter,
         max_epochs=-1,
         accumulate_grad_batches=training.accumulate,
         gradient_clip_val=config.optimisation.clip_norm,
-        val_check_interval=every * training.accumulate,
+        val_check_interval=min(every * training.accumulate, sys.maxsize),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=10,
@@ -164,13 +164,6 @@ def build_trainer(config: DictConfig, run: Path, model: Model, report: Reporter,
         use_distributed_sampler=False,
         detect_anomaly=hardware.detect_anomaly,
     )
-
-
-def _interval(validate_every: int, steps: int | None) -> int:
-    """Steps between validations: about `validate_every`, such that the last one falls at the end."""
-    if steps is None:
-        return validate_every
-    return max(1, steps // max(1, round(steps / validate_every)))
 
 
 def _precision(wanted: str, accelerator: str) -> Any:
@@ -211,11 +204,14 @@ def _previewer(config: DictConfig, run: Path, model: Model) -> Callable[[int], P
 
 
 def _finish(config: DictConfig, run: Path, model: Model, data: Data, report: Reporter) -> None:
-    """The samples and figures at the end, with the averaged weights, which training leaves in the model."""
+    """The samples and figures at the end, with the averaged weights, which training leaves in the model.
+
+    The first process makes all of them: the others have left by now, or soon will.
+    """
     model.denoiser.eval()
     if config.n:
-        step = checkpoint.find(run).name
-        evaluate_model(model, data, config, run / "samples" / step, report, {"n": config.n, "seed": config.seed})
+        step = checkpoint.find(run).name  # without its path: a run folder may be moved
+        evaluate_model(model, data, config, run / "samples" / step, report, request(step, config), share=ALL)
 
 
 def _summary(config: DictConfig, report: Reporter, run: Path, data: Data, model: Model, trainer: pl.Trainer) -> None:
@@ -240,10 +236,6 @@ def _summary(config: DictConfig, report: Reporter, run: Path, data: Data, model:
             "run folder": run,
         },
     )
-
-
-def _step_of(folder: Path | None) -> int:
-    return 0 if folder is None else int(checkpoint.load_state(folder)["global_step"])
 
 
 def _clock(seconds: float) -> str:

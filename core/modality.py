@@ -12,6 +12,12 @@ from core.batch import Batch
 from core.errors import UserError
 
 
+class Instrument:
+    """What figures are measured with, such as a feature extractor: those of two instruments cannot be compared."""
+
+    name: str
+
+
 class Modality:
     """How samples of a kind are asked for, written, read, drawn and measured.
 
@@ -34,7 +40,7 @@ class Modality:
         """
         unknown = set(cond or {}) - {"label"}
         if unknown or (cond and not self.classes):
-            known = "label" if self.classes else "none: the data has no labels"
+            known = "label" if self.classes else "none, it knows no labels"
             raise UserError(f"unknown condition {sorted(unknown or cond or [])}; this model's conditions: {known}")
         conditions: dict[str, Tensor] = {}
         if self.classes:
@@ -72,6 +78,18 @@ class Modality:
         """The way from noise to data: `moments` are the decoded states, in order. A film strip and an animation."""
         raise NotImplementedError
 
+    @property
+    def instrument(self) -> Instrument | None:
+        """What `metrics` measures with: its name stands beside the figures. None where nothing needs a name."""
+        return None
+
+    def missing(self, n: int) -> str:
+        """Which figures of n samples cannot be had here, and how to get them; "" for none. Asked before training."""
+        return ""
+
     def metrics(self, samples: Batch, reference: Batch, training: Batch | None) -> dict[str, float]:
-        """Figures of the samples against held-out data; training: for nearest neighbours (memorisation)."""
+        """Figures of the samples against held-out data; training: for nearest neighbours (memorisation).
+
+        Those that `missing` names are left out.
+        """
         raise NotImplementedError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -122,5 +123,9 @@ def _device(wanted: str | None) -> str:
 
 
 def best_device() -> str:
+    """An accelerator if there is one; of several, the one of this process where a launcher has numbered it."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return "cpu" if accelerator is None else accelerator.type
+    if accelerator is None:
+        return "cpu"
+    rank = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID")
+    return accelerator.type if rank is None else f"{accelerator.type}:{int(rank) % torch.accelerator.device_count()}"

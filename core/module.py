@@ -10,11 +10,13 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from core import random
 from core.batch import Batch
 from core.codec import Codec
 from core.data import Data, global_positions
 from core.denoiser import Denoiser
 from core.objective import Losses, Objective
+from core.random import Stream
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Optimisation:
     """AdamW and its learning rate: a linear warm-up, flat until the share `flat` of all steps, cosine down to `final`.
 
     lr: the peak. warmup: in steps. clip_norm: of the gradient, None for none. ema_decay: the limit of the ramped
-    average's decay, min(ema_decay, (k + 1) / (k + 10)) after k steps.
+    average's decay, see `decay`.
     """
 
     lr: float = 2e-3
@@ -42,6 +44,10 @@ class Optimisation:
             return warm
         progress = min(1.0, (step - start) / (total - start))
         return warm * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+    def decay(self, k: int) -> float:
+        """The decay of the averaged weights at update k (0-based); the first one takes the weights as they are."""
+        return min(self.ema_decay, (k + 1) / (k + 10)) if k else 0.0
 
     def optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """AdamW, fused where it exists; norms' and biases' one-dimensional parameters are not decayed."""
@@ -64,7 +70,8 @@ class Optimisation:
 class DiffusionModule(pl.LightningModule):
     """A denoiser, its objective and its optimisation, as Lightning's `Trainer` wants them.
 
-    total_steps: of optimisation; None until a budget in minutes has become a number of steps (see `callbacks.Budget`).
+    total_steps: of optimisation; None until a budget in minutes has become a number of steps (see `core.budget`).
+    keeps_total: whether a checkpoint's number of steps holds for the resumed run; false for a new budget in minutes.
     """
 
     def __init__(
@@ -82,10 +89,12 @@ class DiffusionModule(pl.LightningModule):
         self.optimisation, self.objective = optimisation, objective
         self._codec, self._augment = codec, data.augment
         self.validation_losses: list[Losses] = []
+        self.keeps_total = True
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         accumulate, step = self.trainer.accumulate_grad_batches, self.trainer.global_step
         micro = batch_idx % accumulate
+        self._reseed(step, micro)
         size = len(batch) * self.trainer.world_size
         positions = micro * size + global_positions(len(batch), self.global_rank, self.trainer.world_size)
         batch = self._augment(batch, self.objective.augmentation(batch, step, positions))
@@ -93,6 +102,11 @@ class DiffusionModule(pl.LightningModule):
         loss = self.objective.training(self.denoiser, encoded, step, positions, size * accumulate).loss.mean()
         self.log("train/loss", loss, prog_bar=True, on_step=True)
         return loss
+
+    def _reseed(self, step: int, micro: int) -> None:
+        """Makes what draws from torch's own generator, such as dropout, a function of (seed, step, rank) too."""
+        key = random.keys(self.objective.seed, Stream.DROPOUT, step, micro, self.global_rank)
+        torch.manual_seed(int(key))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         loader: Any = self.trainer.val_dataloaders
@@ -110,7 +124,8 @@ class DiffusionModule(pl.LightningModule):
         checkpoint["total_steps"] = self.total_steps
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.total_steps = self.total_steps or checkpoint["total_steps"]
+        if self.keeps_total:
+            self.total_steps = self.total_steps or checkpoint["total_steps"]
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device, non_blocking=True)

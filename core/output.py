@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,61 +25,119 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
     from rich.console import Console
 
-ARRAYS, GRID, MANIFEST = "samples.npz", "grid.png", "manifest.json"
+ARRAYS, GRID, MANIFEST, PARTS = "samples.npz", "grid.png", "manifest.json", ".parts"
 GRID_SAMPLES = 100
+SAMPLING = ("sampler", "times", "guidance", "clip", "steps")  # the parts of a config that only sampling reads
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which of `world` processes this one is: of the micro-batches, it draws number rank, rank + world, ..."""
+
+    rank: int = 0
+    world: int = 1
+
+    @classmethod
+    def of_launcher(cls) -> Share:
+        """As torchrun or SLURM's srun has started this process; all of it without them."""
+        for rank, world in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
+            if rank in os.environ and world in os.environ:
+                return cls(int(os.environ[rank]), int(os.environ[world]))
+        return cls()
+
+
+ALL = Share()
+
+
+def request(checkpoint: str, config: DictConfig, averaged: bool = True) -> dict[str, object]:
+    """What samples follow from: the checkpoint, and what `config` says of sampling."""
+    chosen = plain(config)
+    keys = (*SAMPLING, "n", "seed", "cond", "micro_batch")
+    return {"checkpoint": checkpoint, "averaged": averaged, **{key: chosen.get(key) for key in keys}}
 
 
 def write_samples(
-    model: Model, config: DictConfig, folder: Path, console: Console, request: Mapping[str, object]
+    model: Model,
+    config: DictConfig,
+    folder: Path,
+    console: Console,
+    request: Mapping[str, object],
+    share: Share = ALL,
 ) -> Batch | None:
-    """Draws config.n samples into `folder` and returns them; None while another process still draws its share.
+    """Draws config.n samples into `folder` and returns them; None on all processes but the first, which waits for them.
 
     Writes one artefact a sample, grid.png, samples.npz (`x` decoded, and the conditions under their names; `mask` where
-    there is padding) and manifest.json. request: what the samples follow from; a folder with the same request is
-    continued, one with another is refused.
+    there is padding) and manifest.json. request: what the samples follow from, see `request`; a folder with the same
+    request is continued, one with another is refused. share: of this process, where several draw into one folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    parts, manifest = folder / ".parts", folder / MANIFEST
-    _check_same(manifest, request)
-    parts.mkdir(exist_ok=True)
     begun, n, size = time.monotonic(), int(config.n), int(config.micro_batch)
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    firsts = list(range(0, n, size))
-
-    def part(first: int) -> Path:
-        return parts / f"{first:08d}.npz"
+    firsts = range(0, n, size)
+    _begin(folder, request, share)
 
     def wanted(first: int) -> bool:
-        return (first // size) % world == rank and not part(first).exists()
+        return (first // size) % share.world == share.rank and not _part(folder, first).exists()
 
     todo = [first for first in firsts if wanted(first)]
-    write_json(manifest, {"request": dict(request), "done": False})
     template = model.modality.template(n, plain(config.cond))
     stream = model.stream(template, config, seed=config.seed, micro_batch=size, wanted=wanted)
     with counting(console, "sampling", sum(min(size, n - first) for first in todo)) as count:
         for first, batch in zip(todo, stream, strict=True):
             model.modality.write(batch, folder, first)
-            _save(part(first), batch)
+            _save(_part(folder, first), batch)
             count(len(batch))
-    if not all(part(first).exists() for first in firsts):
+    if share.rank:
         return None
-    samples = concatenate([read_arrays(part(first)) for first in firsts])
+    _wait(folder, firsts, console)
+    samples = concatenate([read_arrays(_part(folder, first)) for first in firsts])
     _save(folder / ARRAYS, samples)
     model.modality.grid(samples[:GRID_SAMPLES], folder / GRID)
     made = {"n": n, "nfe": model.nfe, "seconds": round(time.monotonic() - begun, 2), "device": str(model.device)}
-    write_json(manifest, {"request": dict(request), "done": True, **made})
-    shutil.rmtree(parts, ignore_errors=True)
+    write_json(folder / MANIFEST, {"request": dict(request), "done": True, **made})
+    shutil.rmtree(folder / PARTS, ignore_errors=True)
     return samples
 
 
-def _check_same(manifest: Path, request: Mapping[str, object]) -> None:
-    if not manifest.exists():
+def _part(folder: Path, first: int) -> Path:
+    return folder / PARTS / f"{first:08d}.npz"
+
+
+def _begin(folder: Path, request: Mapping[str, object], share: Share) -> None:
+    """Readies the folder; the first process does it, and the others wait until it has."""
+    manifest = folder / MANIFEST
+    if share.rank:
+        while _is_done(manifest, request) is not False:
+            time.sleep(POLL_SECONDS)
         return
+    folder.mkdir(parents=True, exist_ok=True)
+    if _is_done(manifest, request):
+        shutil.rmtree(folder / PARTS, ignore_errors=True)
+    (folder / PARTS).mkdir(exist_ok=True)
+    write_json(manifest, {"request": dict(request), "done": False})
+
+
+def _wait(folder: Path, firsts: Sequence[int], console: Console) -> None:
+    """Until the other processes' shares are there too."""
+    missing = [first for first in firsts if not _part(folder, first).exists()]
+    if not missing:
+        return
+    with counting(console, "waiting for the other processes", len(missing)) as count:
+        while missing:
+            time.sleep(POLL_SECONDS)
+            left = [first for first in missing if not _part(folder, first).exists()]
+            if len(left) < len(missing):
+                count(len(missing) - len(left))
+            missing = left
+
+
+def _is_done(manifest: Path, request: Mapping[str, object]) -> bool | None:
+    """Whether the samples of this request are complete; None where none were begun. UserError for another request."""
+    if not manifest.exists():
+        return None
     before = json.loads(manifest.read_text())
     if before.get("request") != json.loads(json.dumps(request)):
         raise UserError(f"{manifest.parent} holds samples of another request; choose another out= or remove it")
-    if before.get("done"):
-        shutil.rmtree(manifest.parent / ".parts", ignore_errors=True)
+    return bool(before.get("done"))
 
 
 def _save(path: Path, batch: Batch) -> None:

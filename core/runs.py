@@ -10,20 +10,41 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core import checkpoint
 from core.cli import is_first_process
+from core.errors import UserError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
     from rich.console import Console
 
 
+RUN_FOLDER = "POLYDIFFUSION_RUN_FOLDER"  # told by a process to those that Lightning starts from it
+
+
 def new_folder(config: DictConfig) -> Path:
-    """`config.out`, or runs/<modality>-<time>; the same on every process of a distributed run."""
-    path = Path(config.out or f"runs/{config.name}-{datetime.now():%Y%m%d-%H%M%S}")
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not config.out:
+    """`config.out`, or runs/<modality>-<time>; the same on every process of a distributed run.
+
+    UserError if it holds a run already.
+    """
+    is_child = int(os.environ.get("LOCAL_RANK", 0)) > 0 and "RANK" not in os.environ
+    if is_child and RUN_FOLDER in os.environ:
+        return Path(os.environ[RUN_FOLDER])
+    path = Path(config.out or f"runs/{config.name}-{_moment()}")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ and not config.out:  # started by torchrun
         path = Path(_from_first_process(str(path)))
+    if any((path / checkpoint.FOLDER).glob("step-*")):
+        raise UserError(f"{path} holds a run already: resume={path} continues it, or choose another out=")
     path.mkdir(parents=True, exist_ok=True)
+    os.environ[RUN_FOLDER] = str(path)
     return path
+
+
+def _moment() -> str:
+    """The time, or, under SLURM, what its processes have in common: the job's number and that of its step."""
+    if int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_JOB_ID" in os.environ:
+        return "-".join(os.environ[name] for name in ("SLURM_JOB_ID", "SLURM_STEP_ID") if name in os.environ)
+    return f"{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _from_first_process(text: str) -> str:

@@ -13,11 +13,9 @@ if TYPE_CHECKING:
 
     from core.model import Model
 
-SAMPLING = ("sampler", "times", "guidance", "clip", "steps")
-
 
 def sample(config: DictConfig) -> None:
-    from core.output import write_samples, write_trajectory
+    from core.output import Share, write_samples, write_trajectory
     from core.runs import Reporter
 
     if config.n == 0:
@@ -25,8 +23,8 @@ def sample(config: DictConfig) -> None:
     model, drawing = open_model(config)
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
-    report = Reporter(folder)
-    if write_samples(model, drawing, folder, report.console, request(config, drawing)) is None:
+    report, share = Reporter(folder), Share.of_launcher()
+    if write_samples(model, drawing, folder, report.console, request(config, drawing), share) is None:
         report("this process has drawn its share")
         return
     if config.trajectory:
@@ -39,6 +37,7 @@ def open_model(config: DictConfig) -> tuple[Model, DictConfig]:
     from omegaconf import OmegaConf
 
     from core.model import load
+    from core.output import SAMPLING
     from core.settings import NULLABLE, check
 
     check(config, (*NULLABLE, "steps"))
@@ -52,9 +51,9 @@ def open_model(config: DictConfig) -> tuple[Model, DictConfig]:
     OmegaConf.set_struct(drawing, False)
     for part in SAMPLING:
         given = config.get(part)  # a group that is null has no key
-        if OmegaConf.is_dict(given) and "_target_" not in given and OmegaConf.is_dict(drawing[part]):
-            drawing[part] = OmegaConf.merge(drawing[part], given)  # single keys, such as guidance.scale=2
-        elif given is not None and given != {}:
+        if OmegaConf.is_dict(given) and "_target_" not in given:
+            drawing[part] = OmegaConf.merge(drawing.get(part) or {}, given)  # single keys, such as guidance.scale=2
+        elif given is not None:
             drawing[part] = given
     for key in ("n", "seed", "micro_batch", "cond"):
         drawing[key] = config[key]
@@ -63,16 +62,9 @@ def open_model(config: DictConfig) -> tuple[Model, DictConfig]:
 
 def request(config: DictConfig, drawing: DictConfig) -> dict[str, object]:
     """What the samples follow from."""
-    from core import checkpoint
-    from core.build import plain
+    from core import checkpoint, output
 
-    folder = checkpoint.find(config.checkpoint, config.which)
-    chosen = plain(drawing)
-    return {
-        "checkpoint": str(folder),
-        "averaged": config.averaged,
-        **{key: chosen[key] for key in (*SAMPLING, "n", "seed", "cond", "micro_batch")},
-    }
+    return output.request(str(checkpoint.find(config.checkpoint, config.which)), drawing, config.averaged)
 
 
 if __name__ == "__main__":

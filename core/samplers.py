@@ -92,7 +92,7 @@ class DDIM:
 
 
 Constrain = Callable[[X, Time], X]  # (x_s, s) -> x_s, for instance with its known part replaced
-Callback = Callable[[int, Time, X], None]  # (number of steps done, s, x_s)
+Callback = Callable[[int, Time, X], None]  # (number of steps done, s, x_s); first (0, times[0], the noise)
 
 
 @torch.no_grad()
@@ -111,7 +111,8 @@ def sample(
 
     denoiser: a `Denoiser` or a guidance wrapper around one. template: shape, mask and conditions of what to sample
     (its values are not read). times: decreasing, in [0, 1]; see `core.times`. Sample i depends on (seed, indices[i])
-    alone, whatever else is in the batch; indices are 0, 1, ... unless given. Returns x_0 in diffusion coordinates.
+    alone, whatever else is in the batch; indices are 0, 1, ... unless given. callback: told the noise, and the state
+    after each step. Returns x_0 in diffusion coordinates.
     """
     if len(times) < 2 or bool((times.diff() >= 0).any()) or times[0] > 1 or times[-1] < 0:
         raise ValueError(f"times must decrease within [0, 1], got {times.tolist()}")
@@ -122,6 +123,8 @@ def sample(
     prior_std = torch.hypot(*denoiser.schedule(times[0]))  # the marginal's at unit data variance
     x_t, state = prior_std * noise(random.Stream.PRIOR, 0), None
     still = torch.zeros_like(x_t)
+    if callback is not None:
+        callback(0, times[0], x_t)
     for i, (t, s) in enumerate(pairwise(times)):
         eps = noise(random.Stream.STEP, i) if sampler.stochastic and s > 0 else still
         x_t, state = sampler.step(denoise, x_t, t, s, state, eps)

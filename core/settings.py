@@ -18,11 +18,10 @@ POSITIVE_WHOLE = (
     "training.steps",
     "training.validate_every",
     "training.validate_on",
-    "preview.n",
     "preview.steps",
     "likelihood_steps",
 )
-WHOLE = ("n", "training.keep", "optimisation.warmup", "trainer.workers", "likelihood")
+WHOLE = ("n", "preview.n", "training.keep", "optimisation.warmup", "trainer.workers", "likelihood")
 POSITIVE = ("training.minutes", "optimisation.lr", "optimisation.clip_norm")
 SHARES = ("training.drop_rate", "optimisation.flat", "optimisation.final", "optimisation.ema_decay")
 NULLABLE = ("training.steps", "optimisation.clip_norm")

@@ -14,6 +14,8 @@ from core import levels, prediction, schedules, space, times, weighting
 from core.batch import expand
 from core.denoiser import Denoiser
 
+torch.set_num_threads(1)  # the tests' tensors are tiny: more threads would only wait for each other
+
 SCHEDULES: dict[str, schedules.Schedule] = {
     "cosine": schedules.Cosine(),
     "linear_path": schedules.LinearPath(),

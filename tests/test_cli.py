@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,9 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 from runs import ROOT, Outcome
 
 SHORT = ("training.steps=1", "n=0", "trainer=cpu")  # should something not be refused
+
+LEARNED = ["learned_variance={_target_:core.denoiser.LearnedVariance,num_steps:50}", "network.learned_variance=true"]
 
 
 def refused(outcome: Outcome, *said: str) -> None:
@@ -56,6 +60,13 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> P
         (["data=folder", "data.path=/nowhere", "data.size=8"], ["/nowhere", "no such folder"]),
         (["network._target_=os.system"], ["os.system", "may name only classes defined in the packages"]),
         (["network._target_=core.layers.unet.Nothing"], ["Nothing"]),
+        (["network.widths=[8,8,8]", "network.groups=4"], ["the network cannot take a sample of 1x28x28", "28"]),
+        (["network.channels=3"], ["the network cannot take a sample of 1x28x28", "3"]),
+        ([*LEARNED, "levels=uniform"], ["learned_variance needs levels=discrete levels.num_steps=50"]),
+        ([*LEARNED, "levels=discrete"], ["learned_variance needs levels=discrete levels.num_steps=50"]),
+        (LEARNED[:1], ["the network returns (1, 1, 28, 28)"]),
+        (["guidance=none", "guidance.scale=2"], ["guidance.scale=2", "choose guidance=classifier_free"]),
+        (["clip=none", "clip.quantile=0.9"], ["clip.quantile=0.9", "choose clip=range or clip=dynamic"]),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else None,
 )
@@ -147,3 +158,32 @@ def test_only_the_first_process_speaks(monkeypatch: pytest.MonkeyPatch, capsys: 
         monkeypatch.setenv("RANK", rank)
         say("hello")
         assert capsys.readouterr().out == said
+
+
+def test_a_checkpoint_without_guidance_says_how_to_choose_one(own_run: Path, command: Callable[..., Outcome]) -> None:
+    for config in own_run.glob("checkpoints/*/config.yaml"):
+        tree = OmegaConf.load(config)
+        tree.guidance = {}
+        OmegaConf.save(tree, config)
+    refused(command("sample", f"checkpoint={own_run}", "guidance.scale=2"), "choose guidance=classifier_free")
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "value"),
+    [
+        ("guidance=none", "guidance", {"_target_": None}),
+        ("clip=none", "clip", {"_target_": None}),
+        ("clip=dynamic", "clip", {"_target_": "core.guidance.DynamicThreshold", "quantile": 0.995}),
+        ("guidance.scale=3", "guidance", {"_target_": "core.guidance.ClassifierFree", "scale": 3}),
+    ],
+)
+def test_guidance_and_clipping_are_chosen_like_every_part(
+    given: str, key: str, value: dict, trained: Path, command: Callable[..., Outcome]
+) -> None:
+    arguments = (f"checkpoint={trained}", "n=4", "steps=2", "device=cpu")
+    for name in ("sample", "evaluate"):
+        outcome = command(name, *arguments, given, f"out={name}")
+        assert outcome.code == 0, outcome.err
+        manifest = json.loads(Path(name, "manifest.json").read_text())
+        assert manifest["request"][key] == value
+        assert manifest["nfe"] == (2 if given == "guidance=none" else 4)

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from types import ModuleType
 
 import pytest
+import torch
 from omegaconf import OmegaConf
+from runs import compose
 
+from core.build import KINDS, NESTED, part
 from core.config import instantiate, load_yaml
 from core.errors import UserError
 
@@ -237,3 +240,55 @@ def test_yaml():
 def test_importing_config_is_light():
     code = "import sys, core.config; print(*{'torch', 'lightning', 'hydra', 'omegaconf'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
+
+
+def part_of(name, config, *overrides):
+    """The part of the default config with something else in its place, as a checkpoint from elsewhere could have it."""
+    whole = compose("train", *overrides)
+    OmegaConf.set_struct(whole, False)
+    whole[name] = config
+    return part(whole, name)
+
+
+REPORTER = {"_target_": "core.runs.Reporter", "folder": "."}
+WITHIN = [("network", "features"), ("schedule", "schedule"), ("modality", "extractor")]
+PICTURES = {"_target_": "modalities.image.torchvision_sets.TorchvisionImages", "name": "CIFAR10"}
+
+
+@pytest.mark.parametrize("config", [REPORTER, PICTURES], ids=lambda config: config["_target_"])
+@pytest.mark.parametrize("name", KINDS)
+def test_a_part_is_built_of_its_own_kind_alone(name, config, tmp_path, monkeypatch):
+    if name == "data" and config is PICTURES:
+        return  # that is where it belongs
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"cannot stand here: it is no \w+$"):
+        part_of(name, config)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("config", [REPORTER, PICTURES], ids=lambda config: config["_target_"])
+@pytest.mark.parametrize(("name", "key"), WITHIN)
+def test_nothing_but_parts_within_a_part(name, key, config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    filled = {"network": {"channels": 1, "num_classes": 2}, "modality": {"shape": [1], "classes": []}, "schedule": {}}
+    chosen = compose("train", "schedule=shifted_cosine")[name]
+    OmegaConf.set_struct(chosen, False)
+    chosen.update({**filled[name], key: config})
+    with pytest.raises(UserError, match=f"{key}: {config['_target_']} cannot stand here"):
+        part_of(name, chosen)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_class_of_an_allowed_package_may_stand_within_a_part(package):
+    circle = {"_target_": "toys.shapes.Circle", "radius": 1}
+    shifted = {"_target_": "core.schedules.Shifted", "schedule": circle, "log_snr_shift": 0}
+    with pytest.raises(UserError, match="cannot stand here: it is no Schedule"):
+        instantiate(circle, ["toys"], KINDS["schedule"], NESTED)
+    with pytest.raises(AttributeError):  # it is built, and then of no use
+        instantiate(shifted, ["toys"], KINDS["schedule"], NESTED).log_snr(torch.ones(1))
+
+
+def test_data_do_not_say_where_torchvision_reads(tmp_path, cache):
+    options = {"root": str(tmp_path), "download": False}
+    with pytest.raises(UserError, match=r"data\.options\.root"):
+        part_of("data", {**PICTURES, "options": options})

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
+from PIL import Image
 from runs import NETWORK, ROOT, TINY, compose, train
 
 import core
+from core.errors import UserError
 from core.fit import fit
 
 CONFIGS = ROOT / "configs"
@@ -27,8 +34,8 @@ SEPARATE = {
     "data/torchvision": "test_torchvision",
     "network/ddpm_cifar10": "tests/test_presets.py",
     "network/iddpm_cifar10": "tests/test_presets.py",
-    "trainer/gpu": "needs a GPU",
-    "trainer/ddp": "needs several GPUs",
+    "trainer/gpu": "test_trainer_gpu",
+    "trainer/ddp": "test_trainer_ddp",
     "space/zero_centre_of_mass": "test_zero_centre_of_mass",
 }
 OPTIONS = [
@@ -69,23 +76,127 @@ def test_data_folder(pictures: Path, tmp_path: Path, no_plots: None) -> None:
     assert samples.cond["label"].tolist() == [1, 1]
 
 
-def test_torchvision() -> None:
-    """It would download: composed only; the data's own tests read a made-up set."""
-    assert compose("train", "data=torchvision", "data.name=FashionMNIST").data.name == "FashionMNIST"
+class Sketches:
+    """A stand-in for a set of torchvision's."""
+
+    classes = ("cat", "dog")
+
+    def __init__(self, root: str, train: bool = True, download: bool = False) -> None:
+        self.n = 40 if train else 20
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, row: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(np.full((8, 8, 3), 10 * (row % 20), dtype=np.uint8)), row % 2
 
 
-def test_zero_centre_of_mass() -> None:
-    """A space of point clouds (B, points, columns): pictures have none."""
-    from core.config import instantiate
+def test_torchvision(tmp_path: Path, cache: Path, no_plots: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = ModuleType("torchvision")
+    package.datasets = SimpleNamespace(Sketches=Sketches, __all__=["Sketches"])
+    monkeypatch.setitem(sys.modules, "torchvision", package)
+    monkeypatch.setenv("POLYDIFFUSION_CACHE", str(tmp_path / "cache"))
+    run = train(tmp_path / "run", "data=torchvision", "data.name=Sketches")
+    trains_and_samples(run)
+    assert core.load(run, device="cpu").modality.classes == ["cat", "dog"]
 
-    x = torch.randn(2, 5, 3)
-    space = instantiate(compose("train", "space=zero_centre_of_mass").space)
-    assert space.project(x, torch.ones(2, 1, 1)).mean(1).abs().max() < 1e-6
+
+POINT_CLOUDS = """
+import numpy as np
+from PIL import Image
+from torch import nn
+from core.data import ArraySource
+from core.modality import Modality
+
+class Cloud(Modality):
+    def grid(self, batch, path):
+        Image.new("L", (4, 4)).save(path)
+
+class Clouds:
+    name, classes = "clouds", []
+
+    def __init__(self):
+        x = np.random.default_rng(0).normal(size=(24, 5, 3)).astype(np.float32)
+        self.train = self.val = self.test = ArraySource(x - x.mean(1, keepdims=True))
+        self.facts = {"shape": [5, 3], "classes": []}
+
+    def describe(self):
+        return "clouds of five points"
+
+    def augment(self, batch, u):
+        return batch
+
+class PointNetwork(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(3, width), nn.SiLU(), nn.Linear(width, 3))
+
+    def forward(self, x, c_noise, mask, cond):
+        return self.body(x) + c_noise[:, None, None]
+"""
 
 
-def test_gpu_options_compose() -> None:
+def test_zero_centre_of_mass(tmp_path: Path, no_plots: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A space of point clouds (B, points, columns), with a data set and a network of the user's own."""
+    clouds = ModuleType("clouds")
+    exec(POINT_CLOUDS, clouds.__dict__)
+    monkeypatch.setitem(sys.modules, "clouds", clouds)
+    config = compose("train", *TINY, "space=zero_centre_of_mass", "codec=identity", "allow=[clouds]", f"out={tmp_path}")
+    OmegaConf.set_struct(config, False)
+    config.data = {"_target_": "clouds.Clouds"}
+    config.network = {"_target_": "clouds.PointNetwork", "width": 8}
+    config.modality = {"_target_": "clouds.Cloud", "shape": "???", "classes": "???"}
+    samples = core.load(fit(config), device="cpu", allow=["clouds"]).sample(n=2, steps=2)
+    assert samples.x.shape == (2, 5, 3)
+    assert samples.x.mean(1).abs().max() < 1e-5
+
+
+ON_CPU = ("trainer.accelerator=cpu", "trainer.devices=1", "trainer.workers=1")
+
+
+def test_trainer_gpu(tmp_path: Path, cache: Path, no_plots: None) -> None:
+    """As it stands, but for the device and its compiler."""
     assert compose("train", "trainer=gpu").trainer.accelerator == "gpu"
-    assert compose("train", "trainer=ddp").trainer.strategy == "ddp"
+    run = fit(compose("train", *TINY, *NETWORK, "trainer=gpu", *ON_CPU, "trainer.compile=false", f"out={tmp_path}"))
+    trains_and_samples(run)
+
+
+def test_trainer_ddp(tmp_path: Path, cache: Path, no_plots: None) -> None:
+    """A group of one process over gloo."""
+    assert compose("train", "trainer=ddp").trainer.accelerator == "gpu"
+    try:
+        run = fit(compose("train", *TINY, *NETWORK, "trainer=ddp", *ON_CPU, "trainer.compile=false", f"out={tmp_path}"))
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    trains_and_samples(run)
+
+
+def test_a_network_of_no_classes_makes_a_model_without_labels(tmp_path: Path, cache: Path, no_plots: None) -> None:
+    run = train(tmp_path / "run", "network.num_classes=0", "n=4")
+    model = core.load(run, device="cpu")
+    assert model.modality.classes == []
+    assert model.sample(n=2, steps=2).cond == {}
+    with np.load(next(run.glob("samples/*/samples.npz"))) as arrays:
+        assert "label" not in arrays
+    with pytest.raises(UserError, match=r"unknown condition \['label'\]; this model's conditions: none"):
+        model.sample(n=2, steps=2, label=3)
+
+
+def test_figures_that_cannot_be_had_are_named_before_and_after_training(
+    pictures: Path, tmp_path: Path, no_plots: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
+    run = train(tmp_path, "data=folder", f"data.path={pictures}", "data.size=8", "n=3")
+    log = " ".join((run / "log.txt").read_text().split())
+    wanted = "figures through Inception-v3 are missing: Inception-v3 needs torch-fidelity: pip install torch-fidelity"
+    before, after = log.split("trained 2 steps")
+    assert wanted in before
+    assert wanted in after
+    samples = run / "samples" / "step-00000002"
+    assert (samples / "grid.png").exists()
+    assert "nearest_training_ratio" in json.loads((samples / "evaluation.json").read_text())["samples"]
 
 
 def test_the_separate_ones_are_still_there() -> None:

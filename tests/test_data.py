@@ -71,9 +71,12 @@ def test_the_loader_gives_the_batches_of_the_order(source: ArraySource, workers:
 
 
 def test_validation_visits_the_first_samples_once(source: ArraySource):
-    for world in (1, 2):
-        seen = [i for rank in range(world) for b in val_loader(source, 4, 11, rank, world) for i in b.x[:, 0].tolist()]
-        assert sorted(seen) == list(range(11))
+    for world, count in ((1, 11), (2, 10), (4, 8)):  # the same number on each rank
+        ranks = [list(val_loader(source, 2, 11, rank, world)) for rank in range(world)]
+        assert sorted(i for batches in ranks for b in batches for i in b.x[:, 0].tolist()) == list(range(count))
+        assert all([len(b) for b in batches] == [len(b) for b in ranks[0]] for batches in ranks)
+    with pytest.raises(ValueError, match="3 held-out samples"):
+        val_loader(source, 2, 3, 0, 4)
 
 
 def test_a_source_of_some_rows_with_a_mask():

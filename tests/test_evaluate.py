@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from runs import Outcome, evaluate, sample
@@ -55,7 +57,8 @@ def digits(tmp_path: Path, cache: Path) -> Path:
 def test_two_folders_of_files(trained: Path, digits: Path, tmp_path: Path) -> None:
     samples = sample(trained, tmp_path / "samples", "n=20")
     for folder in (samples, _without_arrays(samples, tmp_path / "files")):
-        out = evaluate(tmp_path / f"of-{folder.name}", "modality=image", f"samples={folder}", f"reference={digits}")
+        names = (f"samples={folder}", f"reference={digits}")
+        out = evaluate(tmp_path / f"of-{folder.name}", "n=50", "modality=image", *names)
         assert figures(out)["samples"]["n"] == 20
         assert figures(out)["samples"]["frechet_distance"] > figures(out)["real"]["frechet_distance"]
 
@@ -82,3 +85,58 @@ def test_what_is_missing_is_named(
     outcome = command("evaluate", *arguments, f"out={tmp_path}")
     assert outcome.code == 2
     assert said in outcome.err
+
+
+def test_n_limits_the_files_and_little_is_said_to_be_little(digits: Path, tmp_path: Path) -> None:
+    out = evaluate(tmp_path / "out", "modality=image", f"samples={digits}", f"reference={digits}", "n=3")
+    table = figures(out)
+    assert table["samples"]["n"] == table["real"]["n"] == 3
+    assert "precision" not in table["samples"]
+    assert table["missing"] == "n=3 images are too few for precision and recall"
+    assert table["missing"] in (out / "log.txt").read_text()
+
+
+def test_the_instrument_stands_beside_the_figures(trained: Path, tmp_path: Path) -> None:
+    out = evaluate(tmp_path, f"checkpoint={trained}")
+    assert figures(out)["instrument"] == "judge of mnist5k"
+    assert "through judge of mnist5k" in " ".join((out / "log.txt").read_text().split())
+
+
+def test_another_extractor(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
+    table = figures(evaluate(tmp_path, f"checkpoint={trained}", "extractor=inception"))
+    assert "pip install torch-fidelity" in table["missing"]
+    assert table["instrument"] is None
+    assert table["samples"].keys() == {"n", "nearest_training_ratio", "copied_share"}
+
+
+def test_a_kind_of_files_that_needs_other_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever data would fill in is left empty; core knows no argument of a modality by name."""
+    kind = ModuleType("kind")
+    exec(KIND, kind.__dict__)
+    monkeypatch.setitem(sys.modules, "kind", kind)
+    (tmp_path / "files").mkdir()
+    options = ("allow=[kind]", "+modality._target_=kind.Kind", "+modality.atoms='???'")
+    folders = (f"samples={tmp_path / 'files'}", f"reference={tmp_path / 'files'}")
+    table = figures(evaluate(tmp_path / "out", *options, *folders))
+    assert table["samples"] == {"mean": 1.0}
+    assert table["instrument"] is None
+
+
+KIND = """
+import torch
+from core.batch import Batch
+from core.modality import Modality
+
+class Kind(Modality):
+    def __init__(self, atoms):
+        super().__init__([], [])
+        assert atoms == []
+
+    def read(self, folder):
+        return Batch.full(torch.ones(4, 2))
+
+    def metrics(self, samples, reference, training):
+        return {"mean": float(samples.x.mean())}
+"""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+from runs import train
 
 from core import random
 from core.batch import Batch
@@ -67,3 +70,10 @@ def test_a_table_of_betas_stays_on_its_device():
     schedule = LinearBeta()
     t = torch.linspace(0.001, 1, 100)
     torch.testing.assert_close(schedule.log_snr(t.cuda()).cpu(), schedule.log_snr(t), rtol=1e-5, atol=1e-5)
+
+
+def test_the_samples_at_the_end_of_training_are_made_on_the_gpu(tmp_path, cache, no_plots):
+    """Lightning leaves the model on the CPU."""
+    run = train(tmp_path / "run", "trainer=auto", "trainer.devices=1", "n=2")
+    manifest = json.loads((run / "samples" / "step-00000002" / "manifest.json").read_text())
+    assert manifest["device"].startswith("cuda")

@@ -73,7 +73,9 @@ def test_mnist5k_is_parsed_once_and_holds_every_digit_in_one_split(monkeypatch: 
     monkeypatch.setattr(mnist, "parse", fail)
     data = Mnist5k()
     assert [len(getattr(data, split)) for split in SPLITS] == [3500, 500, 1000]
-    assert data.facts == {"channels": 1, "size": 28, "num_classes": 10}
+    digits = [str(digit) for digit in range(10)]
+    shape = {"channels": 1, "size": 28, "shape": [1, 28, 28]}
+    assert data.facts == {**shape, "num_classes": 10, "classes": digits}
     assert "3,500 training" in data.describe()
     for part in (whole(data.test, 500), data.test.batch(range(500, 1000)), whole(data.val)):  # the floor's two halves
         assert part.x.dtype == torch.uint8
@@ -159,7 +161,8 @@ def spoil(root: Path) -> set[str]:
 def test_folder_takes_labels_from_subfolders_and_decodes_once(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = ImageFolder(str(photos), size=16, val=0.1, test=0.2)
     assert data.classes == ["cat", "dog"]
-    assert data.facts == {"channels": 3, "size": 16, "num_classes": 2}
+    shape = {"channels": 3, "size": 16, "shape": [3, 16, 16]}
+    assert data.facts == {**shape, "num_classes": 2, "classes": ["cat", "dog"]}
     assert [len(getattr(data, split)) for split in SPLITS] == [28, 4, 8]
     assert whole(data.test).cond["label"].bincount().tolist() == [4, 4]
     assert isinstance(data.train.x, np.memmap)
@@ -169,13 +172,17 @@ def test_folder_takes_labels_from_subfolders_and_decodes_once(photos: Path, monk
         ImageFolder(str(photos), size=16, channels=1, val=0.1, test=0.2)
 
 
-def test_folder_names_skips_and_counts_unreadable_files(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_folder_names_skips_and_counts_unreadable_files(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = spoil(photos)
     data = ImageFolder(str(photos), size=16, val=0.1, test=0.2)
     assert {Path(line.split(": ")[0]).name for line in data.skipped} == bad
     assert sum(len(getattr(data, split)) for split in SPLITS) == 40
-    assert "6 unreadable files skipped" in data.describe()
-    assert "empty.png" in caplog.text
+    assert "6 unreadable files skipped: " in data.describe()
+    assert "bomb.png, cut.jpg, empty.png, ..." in data.describe()
+    printed = capsys.readouterr().out
+    assert "reading 46 pictures of" in printed
+    assert "skipped 6 unreadable files:" in printed
+    assert "empty.png: " in printed
     for _ in range(2):  # refused with and without a cache
         with pytest.raises(UserError, match=r"6 files cannot be read, first .*bomb.png"):
             ImageFolder(str(photos), size=16, val=0.1, test=0.2, strict=True)
@@ -230,6 +237,15 @@ def test_pictures_of_every_mode_become_one_shape(tmp_path: Path) -> None:
     assert pictures.read_picture(tmp_path / "turned.jpg", None, 3).shape == (3, 16, 8)
 
 
+def test_a_long_work_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pulse = pictures.Pulse("decoded", 5000)
+    pulse(10)
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(pictures, "PULSE_SECONDS", 0)
+    pulse(1000)
+    assert capsys.readouterr().out == "decoded 1,000 of 5,000 pictures\n"
+
+
 def test_wide_pictures_keep_their_centre(tmp_path: Path) -> None:
     wide = np.zeros((10, 30), dtype=np.uint8)
     wide[:, 10:20] = 200
@@ -276,7 +292,8 @@ def torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_torchvision_sets_keep_their_official_test_split(monkeypatch: pytest.MonkeyPatch) -> None:
     data = TorchvisionImages("ToySet", val=0.1)
     assert [len(getattr(data, split)) for split in SPLITS] == [36, 4, 20]
-    assert data.facts == {"channels": 3, "size": 12, "num_classes": 2}
+    shape = {"channels": 3, "size": 12, "shape": [3, 12, 12]}
+    assert data.facts == {**shape, "num_classes": 2, "classes": ["zero", "one"]}
     assert data.classes == ["zero", "one"]
     assert whole(data.test, 10).cond["label"].bincount().tolist() == [5, 5]
     monkeypatch.setitem(sys.modules, "torchvision", None)
@@ -289,6 +306,9 @@ def test_torchvision_errors_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
         TorchvisionImages("toyset")
     with pytest.raises(UserError, match=r"could not be loaded .*corrupted"):
         TorchvisionImages("ToySet", options={"broken": True})
+    for option in ({"root": "/elsewhere"}, {"download": False}, {"transform": "x"}, {"loader": {"a": 1}}, {"x": [1]}):
+        with pytest.raises(UserError, match=r"data.options.*must be a plain value"):
+            TorchvisionImages("ToySet", options=option)
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(UserError, match="pip install"):
         TorchvisionImages("ToySet")

@@ -16,7 +16,7 @@ from core.batch import Batch
 from core.data import ArraySource, whole
 from core.errors import UserError
 from modalities.image import judge as judging
-from modalities.image.features import InceptionV3, extract
+from modalities.image.features import FeatureExtractor, Features, InceptionV3, extract
 from modalities.image.judge import Judge
 from modalities.image.metrics import (
     evaluate,
@@ -175,17 +175,17 @@ def test_uint8_and_float_images_have_the_same_figures(digits: Mnist5k) -> None:
     assert as_floats == pytest.approx(evaluate(batch, other, None, Judge()))
 
 
-def test_the_judge_learns_from_the_training_split_alone_and_repeatably() -> None:
+def test_the_judge_learns_from_the_training_split_alone_and_repeatably(digits: Mnist5k) -> None:
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (128, 1, 28, 28), dtype=np.uint8)
     source = ArraySource(x, {"label": np.arange(128) % 10})
-    facts = {"channels": 1, "size": 28, "num_classes": 10}
+    facts = digits.facts
     data = SimpleNamespace(name="toy", train=source, facts=facts)  # no other split to look at
     first, again, other = (judging.train(data, epochs=1, seed=seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
     with pytest.raises(ValueError, match="toy has"):
-        judging.train(SimpleNamespace(name="toy", train=source, facts=facts | {"size": 32}))
+        judging.train(SimpleNamespace(name="toy", train=source, facts=facts | {"shape": [1, 32, 32]}))
 
 
 def test_weights_are_checked_before_they_are_used(tmp_path: Path) -> None:
@@ -205,12 +205,61 @@ def test_weights_are_checked_before_they_are_used(tmp_path: Path) -> None:
         Judge()(torch.zeros(1, 3, 32, 32))
 
 
+class Brightness(FeatureExtractor):
+    name, classes = "brightness", ("dark", "bright")
+
+    def __call__(self, images: torch.Tensor) -> Features:
+        mean = images.flatten(1).mean(1, keepdim=True)
+        return Features(mean, torch.cat([0.5 - mean, mean - 0.5], dim=1))
+
+
+def test_label_figures_only_where_the_classes_are_the_extractors() -> None:
+    x, label = torch.rand(8, 1, 28, 28), torch.arange(8) % 2
+    batch = Batch.full(x, {"label": label})
+    seen, unseen = (Image((1, 28, 28), names, Brightness()) for names in (["dark", "bright"], ["cat", "dog"]))
+    assert "label_accuracy" in seen.metrics(batch, batch, None)
+    assert "label_accuracy" not in unseen.metrics(batch, batch, None)
+    assert seen.instrument.name == "brightness"
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes", "chosen"),
+    [
+        ((1, 28, 28), judging.CLASSES, Judge),
+        ((1, 28, 28), [], Judge),
+        ((1, 28, 28), [str(i) for i in range(5)], InceptionV3),
+        ((1, 28, 28), ["T-shirt/top", "Trouser"], InceptionV3),
+        ((3, 28, 28), judging.CLASSES, InceptionV3),
+    ],
+)
+def test_the_digit_judge_sees_digits_alone(
+    shape: tuple[int, ...], classes: list[str], chosen: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(InceptionV3, "__call__", lambda self, images: Features(images.flatten(1), None))
+    modality = Image(shape, classes)
+    assert modality.missing(10) == ""
+    assert type(modality.instrument) is chosen
+
+
+@pytest.mark.parametrize(
+    ("n", "left_out"), [(1, {"frechet_distance", "precision", "recall"}), (3, {"precision", "recall"}), (4, set())]
+)
+def test_few_images_leave_figures_out_and_say_so(n: int, left_out: set[str], digits: Mnist5k) -> None:
+    modality, batch = Image((1, 28, 28), digits.classes), whole(digits.test, n)
+    figures = modality.metrics(batch, batch, whole(digits.train, 20))
+    every = {"n", "frechet_distance", "precision", "recall", "inception_score", "label_accuracy"}
+    assert figures.keys() == every - left_out | {"nearest_training_ratio", "copied_share"}
+    assert bool(left_out) == (f"n={n} images are too few" in modality.missing(n))
+
+
 def test_inception_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     colour = Batch.full(torch.rand(4, 3, 8, 8))
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
-    with pytest.raises(UserError, match="torch-fidelity"):
-        Image((3, 8, 8)).metrics(colour, colour, None)
+    modality = Image((3, 8, 8))
+    assert "pip install torch-fidelity" in modality.missing(4)
+    assert modality.metrics(colour, colour, colour).keys() == {"n", "nearest_training_ratio", "copied_share"}
+    assert modality.instrument is None
 
     def unreachable(*_: object, **__: object) -> None:
         raise OSError("Name or service not known")

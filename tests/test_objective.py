@@ -72,7 +72,7 @@ def test_times_are_stratified_over_the_global_batch(x: torch.Tensor):
     schedule = Cosine()
     for step in range(5):
         log_snr = draws(Objective(Uniform()), step, torch.arange(TOTAL), x)[-1]
-        lowest, highest = schedule.inverse(torch.tensor(schedule.train_ends[::-1], dtype=torch.float64)).tolist()
+        lowest, highest = schedule.inverse(torch.tensor(schedule.ends[::-1], dtype=torch.float64)).tolist()
         u = (schedule.inverse(log_snr.double()) - lowest) / (highest - lowest)
         assert torch.equal((u * TOTAL).floor().long(), torch.arange(TOTAL))
 

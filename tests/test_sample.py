@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from runs import Outcome, sample
 
-from core.output import read_arrays
+import core
+from core.output import ALL, Share, request, write_samples
 from modalities.image.modality import Image as Images
 
 
@@ -133,18 +136,44 @@ def test_trajectory(trained: Path, tmp_path: Path) -> None:
     assert len(pixels(folder)) == 3
 
 
-def test_the_shares_of_two_processes_make_one_request(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options = ("n=5", "micro_batch=2")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+def test_a_trajectory_begins_with_the_noise(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(Images, "trajectory", lambda self, moments, folder: seen.extend(moments))
+    sample(trained, tmp_path, "trajectory=true", "n=2", "steps=5")
+    assert len(seen) == 6
+    first, second = (moment.x.flatten() for moment in seen[:2])
+    assert 0.3 < float(((first > 0) & (first < 1)).float().mean()) < 0.9  # of a standard normal, 68% lie within
+    assert not torch.equal(first, second)
+
+
+def drawn_by(model: core.Model, folder: Path, share: Share) -> object:
+    config = model.config.copy()
+    config.update(n=6, micro_batch=2, steps=2)
+    return write_samples(model, config, folder, Console(quiet=True), request("step", config), share)
+
+
+def test_two_processes_draw_one_request_and_the_first_merges(trained: Path, tmp_path: Path) -> None:
+    """However they come in turns, and again in the same folder."""
+    models = [core.load(trained, device="cpu") for _ in range(2)]
+    whole = drawn_by(models[0], tmp_path / "one", ALL)
+    for _ in range(2):
+        with ThreadPoolExecutor(2) as pool:
+            second = pool.submit(drawn_by, models[1], tmp_path / "two", Share(1, 2))
+            first = pool.submit(drawn_by, models[0], tmp_path / "two", Share(0, 2))
+            assert second.result(60) is None
+            samples = first.result(60)
+        torch.testing.assert_close(samples.x, whole.x, atol=1e-6, rtol=0)
+        assert json.loads((tmp_path / "two" / "manifest.json").read_text())["done"]
+        assert len(pixels(tmp_path / "two")) == 6
+
+
+def test_the_share_is_that_of_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    assert Share.of_launcher() == ALL
+    monkeypatch.setenv("SLURM_PROCID", "2")
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    assert Share.of_launcher() == Share(2, 4)
     monkeypatch.setenv("RANK", "1")
-    sample(trained, tmp_path / "two", *options)
-    assert not (tmp_path / "two" / "samples.npz").exists()
-    monkeypatch.setenv("RANK", "0")
-    sample(trained, tmp_path / "two", *options)
-    monkeypatch.undo()
-    one = sample(trained, tmp_path / "one", *options)
-    torch.testing.assert_close(
-        read_arrays(tmp_path / "two" / "samples.npz").x, read_arrays(one / "samples.npz").x, atol=1e-6, rtol=0
-    )
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert Share.of_launcher() == Share(1, 3)

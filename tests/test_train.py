@@ -15,6 +15,8 @@ import torch
 from runs import Outcome, assert_same_weights, compose, train, weights
 
 from core import checkpoint
+from core.callbacks import Checkpoints, Finite
+from core.errors import UserError
 from core.fit import fit
 from core.module import DiffusionModule, Optimisation
 
@@ -131,31 +133,162 @@ def test_fine_tuning_says_what_is_new(trained: Path, tmp_path: Path, no_plots: N
 
 
 def test_fine_tuning_from_another_network_is_refused(trained: Path, tmp_path: Path) -> None:
-    from core.errors import UserError
-
     small = ("network=dit", "network.width=8", "network.depth=1", "network.heads=1", "trainer=cpu")
     with pytest.raises(UserError, match="none of its"):
         fit(compose("train", *small, f"init_from={trained}", f"out={tmp_path / 'run'}"))
     assert not (tmp_path / "run").exists()
 
 
+def clock(monkeypatch: pytest.MonkeyPatch, start: int = 0) -> None:
+    """A clock that moves a second at each look."""
+    seconds = itertools.count(start)
+    monkeypatch.setattr("core.budget.time", SimpleNamespace(monotonic=lambda: next(seconds)))
+
+
+BUDGET = ("training.steps=null", "training.minutes=1", "training.validate_every=20")
+
+
 def test_minutes_become_steps_once(
     tmp_path: Path, cache: Path, no_plots: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A clock that moves a second at each look: the number of steps follows, is stored, and is kept on resuming."""
-    seconds = itertools.count()
-    monkeypatch.setattr("core.callbacks.time", SimpleNamespace(monotonic=lambda: next(seconds)))
-    budget = ("training.steps=null", "training.minutes=1", "training.validate_every=8")
-    run = train(tmp_path / "run", *budget)
-    total = checkpoint.load_state(checkpoint.find(run))["total_steps"]
-    assert total == checkpoint.load_state(checkpoint.find(run))["global_step"]
-    assert total % 8 == 0
-    assert f"1 minutes are {total} steps" in (run / "log.txt").read_text()
+    """The number of steps follows from the clock, is stored, and is kept on resuming; the last one is validated."""
+    clock(monkeypatch)
+    run = train(tmp_path / "run", *BUDGET)
+    state = checkpoint.load_state(checkpoint.find(run))
+    total = state["total_steps"]
+    assert 54 <= total == state["global_step"] <= 57  # 95% of a minute
+    assert f"1 minutes are {total} steps of 1000 ms" in (run / "log.txt").read_text()
+    assert rows(run)[-1]["step"] == str(total - 1)
+    assert rows(run)[-1]["val/loss"]
     shutil.rmtree(checkpoint.find(run))
-    monkeypatch.setattr("core.callbacks.time", SimpleNamespace(monotonic=lambda: 0))
-    assert checkpoint.find(run).name == f"step-{total - 8:08d}"
+    monkeypatch.setattr("core.budget.time", SimpleNamespace(monotonic=lambda: 0))
+    assert checkpoint.find(run).name == f"step-{total * 2 // 3:08d}"
     resume(run)
     assert checkpoint.load_state(checkpoint.find(run))["global_step"] == total
+
+
+def test_a_short_budget_is_validated_too(
+    tmp_path: Path, cache: Path, no_plots: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock(monkeypatch)
+    run = train(tmp_path / "run", *BUDGET, "training.validate_every=400", "training.minutes=0.2")
+    assert (run / "checkpoints" / "best").is_file()
+    assert len(list((run / "previews").glob("*.png"))) == 1
+
+
+def test_a_budget_is_measured_on_from_a_resumed_step(
+    own_run: Path, command: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock(monkeypatch, start=10**6)  # the machine has been up for long
+    outcome = command("train", f"resume={own_run}", "training.minutes=0.5", "n=0")
+    assert outcome.code == 0
+    assert "0.5 minutes more, from step 4" in outcome.out
+    state = checkpoint.load_state(checkpoint.find(own_run))
+    assert 4 + 26 <= state["total_steps"] == state["global_step"] <= 4 + 29
+
+
+def test_a_run_cannot_end_before_where_it_stands(own_run: Path, command: Callable[..., Outcome]) -> None:
+    outcome = command("train", f"resume={own_run}", "training.steps=3")
+    assert outcome.code == 2
+    assert "already stands at step 4" in outcome.err
+
+
+def test_two_runs_do_not_mix_in_a_folder(own_run: Path) -> None:
+    with pytest.raises(UserError, match=r"holds a run already: resume="):
+        train(own_run)
+
+
+def test_dropout_is_resumed_too(tmp_path: Path, cache: Path, no_plots: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = (*FOUR, "network.dropout=0.5")
+    straight = train(tmp_path / "straight", *options)
+    interrupt(monkeypatch, tmp_path / "broken", 3, *options)
+    torch.manual_seed(99)
+    resume(tmp_path / "broken")
+    assert_same_weights(tmp_path / "broken", straight)
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, run: Path, batch: int, *options: str) -> None:
+    """Ctrl-C in training batch number `batch`."""
+    step = DiffusionModule.training_step
+
+    def stops(self: DiffusionModule, batch_: object, batch_idx: int) -> object:
+        if batch_idx == batch:
+            raise KeyboardInterrupt
+        return step(self, batch_, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DiffusionModule, "training_step", stops)
+        with pytest.raises(KeyboardInterrupt):
+            train(run, *options)
+
+
+def test_an_interruption_in_the_middle_of_a_step_is_resumed_at_its_start(
+    tmp_path: Path, cache: Path, no_plots: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = (*FOUR, "training.accumulate=2")
+    straight = train(tmp_path / "straight", *options)
+    interrupt(monkeypatch, tmp_path / "run", 7, *options)
+    assert checkpoint.find(tmp_path / "run").name == "step-00000003"
+    resume(tmp_path / "run")
+    assert_same_weights(tmp_path / "run", straight)
+
+
+def test_an_interruption_of_a_validation_saves_no_swapped_weights(
+    tmp_path: Path, cache: Path, no_plots: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validate = DiffusionModule.validation_step
+
+    def stops(self: DiffusionModule, *arguments: object) -> None:
+        if self.trainer.global_step == 4:
+            raise KeyboardInterrupt
+        validate(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DiffusionModule, "validation_step", stops)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "run", *FOUR)
+    assert checkpoint.find(tmp_path / "run").name == "step-00000002"
+    assert "continues from step-00000002" in (tmp_path / "run" / "log.txt").read_text().replace("\n", " ")
+    straight = train(tmp_path / "straight", *FOUR)
+    resume(tmp_path / "run")
+    assert_same_weights(tmp_path / "run", straight)
+
+
+def test_no_checkpoint_of_a_loss_that_is_no_number(
+    tmp_path: Path, cache: Path, no_plots: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = DiffusionModule.training_step
+    monkeypatch.setattr(
+        DiffusionModule, "training_step", lambda self, *a: step(self, *a) * (math.nan if a[1] == 2 else 1)
+    )
+    with pytest.raises(UserError, match="the loss is not a number"):
+        train(tmp_path / "run", *FOUR)
+    assert checkpoint.find(tmp_path / "run").name == "step-00000002"
+
+
+def test_a_validation_that_is_no_number_is_not_the_best(tmp_path: Path) -> None:
+    saved = Checkpoints(tmp_path, Finite())
+    saved._save = lambda trainer: None
+    for loss in (3.0, math.nan, 2.0):
+        trainer = SimpleNamespace(
+            sanity_checking=False,
+            state=SimpleNamespace(fn="fit"),
+            callback_metrics={"val/loss": torch.tensor(loss)},
+            is_global_zero=False,
+        )
+        saved.on_validation_end(trainer, None)
+    assert saved.best == 2.0
+
+
+def test_the_samples_at_the_end_are_of_one_request(own_run: Path, command: Callable[..., Outcome]) -> None:
+    assert command("train", f"resume={own_run}").code == 0
+    outcome = command("train", f"resume={own_run}", "steps=3")
+    assert outcome.code == 2
+    assert "another request" in outcome.err
+
+
+def test_previews_can_be_left_out(tmp_path: Path, cache: Path, no_plots: None) -> None:
+    assert not (train(tmp_path / "run", "preview.n=0") / "previews").exists()
 
 
 class TestLearningRate:
@@ -165,6 +298,10 @@ class TestLearningRate:
         assert law.factor(70, 100) == pytest.approx(0.51)  # half of the cosine
         assert law.factor(100, 100) == pytest.approx(0.02)
         assert law.factor(1000, 100) == pytest.approx(0.02)
+
+    def test_the_average_begins_with_the_weights_and_its_decay_rises_to_its_limit(self):
+        law = Optimisation(ema_decay=0.9)
+        assert [law.decay(k) for k in (0, 1, 8, 1000)] == pytest.approx([0, 2 / 11, 0.5, 0.9])
 
     def test_is_finite_and_positive_for_every_budget(self):
         for total in (None, 1, 2, 3, 50):

@@ -70,7 +70,9 @@ class ImageData:
         channels, size = self.facts["channels"], self.facts["size"]
         counts = f"{len(self.train):,} training, {len(self.val):,} validation and {len(self.test):,} test images"
         classes = f", {len(self.classes)} classes" if self.classes else ""
-        skipped = f", {len(self.skipped):,} unreadable files skipped" if self.skipped else ""
+        first = [Path(line.split(": ")[0]).name for line in self.skipped[:3]]
+        names = ", ".join(first) + (", ..." if len(self.skipped) > len(first) else "")
+        skipped = f", {len(self.skipped):,} unreadable files skipped: {names}" if self.skipped else ""
         return f"{self.name}: {counts} of {channels}x{size}x{size}{classes}{skipped}"
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from core.cli import say
 from core.errors import UserError
+from core.modality import Instrument
 from modalities.image.codec import as_float
 
 
@@ -19,20 +22,19 @@ class Features(NamedTuple):
     logits: Float[Tensor, "batch classes"] | None
 
 
-class FeatureExtractor(Protocol):
+class FeatureExtractor(Instrument):
     """Images (B, C, H, W) in [0, 1] -> `Features`, without gradients.
 
-    name:         stands beside every figure: figures of two extractors cannot be compared.
-    knows_labels: whether logit k is a score for the data's label k, so that the label accuracy means something.
+    classes: what the logits are scores for; on data of the same classes the label accuracy means something.
     """
 
-    name: str
-    knows_labels: bool
+    classes: Sequence[str] = ()
 
-    def __call__(self, images: Float[Tensor, "batch channels height width"]) -> Features: ...
+    def __call__(self, images: Float[Tensor, "batch channels height width"]) -> Features:
+        raise NotImplementedError
 
 
-class InceptionV3:
+class InceptionV3(FeatureExtractor):
     """The Inception-v3 of the published FID and IS: 2048 features, 1008 ImageNet logits (without bias, as IS has it).
 
     The network and its resizing to 299x299 are torch-fidelity's. One channel is repeated to three.
@@ -42,7 +44,6 @@ class InceptionV3:
     """
 
     name = "Inception-v3"
-    knows_labels = False
 
     def __init__(self, weights: str | None = None, device: str = "cpu") -> None:
         self.weights = weights
@@ -52,6 +53,8 @@ class InceptionV3:
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "batch channels height width"]) -> Features:
         if self._network is None:
+            if self.weights is None:
+                say("loading Inception-v3 (downloads 91 MB the first time)")
             self._network = self._load().to(self.device)
         pixels = (images.to(self.device).clamp(0, 1) * 255).round().to(torch.uint8)
         features, logits = self._network(pixels.expand(-1, 3, -1, -1))
@@ -62,7 +65,7 @@ class InceptionV3:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except ImportError as error:
             raise UserError(
-                "Inception-v3 needs torch-fidelity: pip install 'polydiffusion[inception]' (or set modality.extractor)"
+                "Inception-v3 needs torch-fidelity: pip install torch-fidelity (or set modality.extractor)"
             ) from error
         try:
             return FeatureExtractorInceptionV3(

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64
 
+from core.cli import say
 from core.data import cache_dir
 from core.errors import UserError
 from modalities.image.data import SPLIT_SEED, ImageData, building, stratified_split, write_about, write_splits
 from modalities.image.pictures import check_shape, decode_all, pictures_in
 
 CACHE_VERSION = 1  # a new one whenever the decoding, the split or the layout changes
-NAMED = 10  # skipped files that the log names; `skipped` has them all
-
-log = logging.getLogger(__name__)
+NAMED = 10  # skipped files that are named at once; `skipped` has them all
 
 
 class ImageFolder(ImageData):
@@ -57,7 +55,7 @@ class ImageFolder(ImageData):
         options = [CACHE_VERSION, size, channels, classes, val, test, split_seed]
         cache = cache_dir("folder") / _fingerprint(files, options)
         if not cache.exists():
-            log.info("reading %d pictures of %s", len(files), root)
+            say(f"reading {len(files):,} pictures of {root}")
             with building(cache) as folder:
                 scratch = folder / "scratch.npy"
                 x, errors = decode_all(files, size, channels, scratch)
@@ -74,8 +72,11 @@ class ImageFolder(ImageData):
             return
         if strict:
             raise UserError(f"data.strict=true, and {len(self.skipped)} files cannot be read, first {self.skipped[0]}")
-        more = ", ..." if len(self.skipped) > NAMED else ""
-        log.warning("skipped %d unreadable files: %s%s", len(self.skipped), "; ".join(self.skipped[:NAMED]), more)
+        say(f"skipped {len(self.skipped):,} unreadable files:")
+        for line in self.skipped[:NAMED]:
+            say(f"  {line}")
+        if len(self.skipped) > NAMED:
+            say(f"  and {len(self.skipped) - NAMED:,} more")
 
 
 def class_folders(root: Path, files: Sequence[Path]) -> tuple[list[str], Int64[np.ndarray, " n"]]:

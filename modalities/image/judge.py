@@ -24,11 +24,11 @@ from core.batch import Batch
 from core.errors import UserError
 from modalities.image.codec import as_float
 from modalities.image.data import ImageData
-from modalities.image.features import Features
+from modalities.image.features import FeatureExtractor, Features
 
 WEIGHTS = Path(__file__).with_name("judge.safetensors")
 TEST_ACCURACY = 0.99  # of the shipped weights, also in their metadata; a test holds the two together
-NUM_CLASSES = 10
+CLASSES = [str(digit) for digit in range(10)]
 SIZE = 28
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class JudgeNetwork(nn.Module):
             nn.ReLU(),
         )
         self.dropout = nn.Dropout(0.2)
-        self.classifier = nn.Linear(feature_dim, NUM_CLASSES)
+        self.classifier = nn.Linear(feature_dim, len(CLASSES))
 
     def forward(self, x: Float[Tensor, "batch 1 28 28"]) -> Features:
         features = self.trunk(x)
@@ -63,15 +63,14 @@ def _block(channels: int, out: int, kernel: int, stride: int = 1) -> nn.Sequenti
     return nn.Sequential(conv, nn.BatchNorm2d(out), nn.ReLU())
 
 
-class Judge:
-    """The trained network as a `FeatureExtractor` for one-channel 28x28 images.
+class Judge(FeatureExtractor):
+    """The trained network as a `FeatureExtractor` for 28x28 images of digits in one channel.
 
-    weights: a file written by `save`; None takes the shipped digit judge. For other 28x28 data with 10 classes train
-             one (`train`), or use the shipped one for its features alone.
+    weights: a file written by `save`; None takes the shipped one.
     Raises UserError if the file is missing, is not safetensors, or holds other tensors than the network has.
     """
 
-    knows_labels = True
+    classes = CLASSES
 
     def __init__(self, weights: str | Path | None = None, device: str = "cpu") -> None:
         self.device = device
@@ -115,11 +114,11 @@ def load(network: JudgeNetwork, path: Path) -> dict[str, str]:
 def train(data: ImageData, epochs: int = 45, batch_size: int = 64, seed: int = 0) -> JudgeNetwork:
     """A network trained on the training split of `data` alone; the same on every run with one seed and one machine.
 
-    Raises ValueError unless the images are 1x28x28 with 10 classes.
+    Raises ValueError unless the images are 1x28x28 digits.
     """
-    expected = {"channels": 1, "size": SIZE, "num_classes": NUM_CLASSES}
-    if data.facts != expected:
-        raise ValueError(f"the judge learns from data with {expected}, but {data.name} has {data.facts}")
+    expected = {"shape": [1, SIZE, SIZE], "classes": CLASSES}
+    if (found := {name: data.facts[name] for name in expected}) != expected:
+        raise ValueError(f"the judge learns from data with {expected}, but {data.name} has {found}")
     batch = data.train.batch(range(len(data.train)))
     x, labels = as_float(batch.x), batch.cond["label"]
     generator = torch.Generator().manual_seed(seed)

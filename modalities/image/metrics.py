@@ -1,7 +1,7 @@
 """How good samples are: Frechet distance, Inception-style score, precision and recall, label accuracy, memorisation.
 
-The formulas are here, not torchmetrics', because all of them share one pass of the extractor over the images, and
-because torchmetrics' Frechet distance takes the square root of a non-symmetric product, which loses half of the digits.
+All of them share one pass of the extractor over the images, and the Frechet distance takes no square root of a
+non-symmetric product, which loses half of the digits.
 """
 
 from __future__ import annotations
@@ -14,31 +14,43 @@ from core.batch import Batch
 from modalities.image.codec import as_float
 from modalities.image.features import FeatureExtractor, extract
 
+K = 3  # which neighbour sets a ball's radius in precision and recall
 ROWS = 1024  # distances to all points are computed for that many points at a time
 
 
-def evaluate(samples: Batch, reference: Batch, training: Batch | None, extractor: FeatureExtractor) -> dict[str, float]:
+def evaluate(
+    samples: Batch, reference: Batch, training: Batch | None, extractor: FeatureExtractor | None, labelled: bool = False
+) -> dict[str, float]:
     """Every figure of `samples` against held-out `reference` images, both uint8 or float in [0, 1].
 
     Also called with real images as `samples`: that is the floor, to be printed beside the figures at the same n.
-    With `training`, the nearest-training-neighbour figures are added (see `memorisation`); with labels that the
-    extractor knows, the share of samples that it takes for the label that was asked for.
+    With `training`, the nearest-training-neighbour figures are added (see `memorisation`), the only ones without an
+    extractor. labelled: whether the extractor's classes are the data's, and so the label accuracy means something.
+    Figures for which there are too few images are left out (see `too_few`).
     """
-    ours, real = extract(extractor, samples.x), extract(extractor, reference.x)
-    precision, recall = precision_recall(real.features, ours.features)
-    figures = {
-        "n": float(len(samples)),
-        "frechet_distance": frechet_distance(real.features, ours.features),
-        "precision": precision,
-        "recall": recall,
-    }
-    if ours.logits is not None:
-        figures["inception_score"] = inception_score(ours.logits)
-        if extractor.knows_labels and "label" in samples.cond:
-            figures["label_accuracy"] = label_accuracy(ours.logits, samples.cond["label"])
+    figures = {"n": float(len(samples))}
+    if extractor is not None:
+        ours, real = extract(extractor, samples.x), extract(extractor, reference.x)
+        n = min(len(samples), len(reference))
+        if n > 1:
+            figures["frechet_distance"] = frechet_distance(real.features, ours.features)
+        if n > K:
+            figures["precision"], figures["recall"] = precision_recall(real.features, ours.features)
+        if ours.logits is not None:
+            figures["inception_score"] = inception_score(ours.logits)
+            if labelled and "label" in samples.cond:
+                figures["label_accuracy"] = label_accuracy(ours.logits, samples.cond["label"])
     if training is not None:
         figures |= memorisation(*(as_float(batch.x).flatten(1) for batch in (samples, reference, training)))
     return figures
+
+
+def too_few(n: int) -> str:
+    """Which figures n images are too few for, as a sentence; "" if none."""
+    if n > K:
+        return ""
+    names = "precision and recall" if n > 1 else "the Frechet distance, precision and recall"
+    return f"n={n} images are too few for {names}"
 
 
 def frechet_distance(a: Float[Tensor, "n dim"], b: Float[Tensor, "m dim"]) -> float:
@@ -74,7 +86,7 @@ def inception_score(logits: Float[Tensor, "n classes"]) -> float:
     return (log_p.exp() * (log_p - log_marginal)).sum(dim=1).mean().exp().item()
 
 
-def precision_recall(real: Float[Tensor, "n dim"], fake: Float[Tensor, "m dim"], k: int = 3) -> tuple[float, float]:
+def precision_recall(real: Float[Tensor, "n dim"], fake: Float[Tensor, "m dim"], k: int = K) -> tuple[float, float]:
     """Precision: the share of fakes on the manifold of the reals; recall: of reals on the manifold of the fakes.
 
     A manifold is the union of balls around its points that reach to their k-th nearest neighbour.

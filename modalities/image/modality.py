@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from core.batch import Batch
+from core.errors import UserError
 from core.modality import Modality
 from modalities.image import artefacts, metrics
 from modalities.image.features import FeatureExtractor, InceptionV3
-from modalities.image.judge import SIZE, Judge
+from modalities.image.judge import CLASSES, SIZE, Judge
 
 
 class Image(Modality):
     """Pictures of one size; decoded batches are (B, C, H, W) in [0, 1].
 
-    extractor: what the metrics look through. Unless given, the digit judge for 1x28x28 data, Inception-v3 for other.
+    extractor: what the metrics look through. Unless given: the digit judge for 1x28x28 pictures of digits, or of no
+               labels; Inception-v3 for all others.
     """
 
     name = "image"
@@ -25,6 +29,7 @@ class Image(Modality):
     ) -> None:
         super().__init__(shape, classes)
         self.extractor = extractor
+        self._tried: str | None = None  # why the extractor cannot be used, "" if it can; None before the first trial
 
     def write(self, batch: Batch, folder: Path, first: int) -> None:
         artefacts.write_pngs(batch.x, folder, first)
@@ -39,7 +44,30 @@ class Image(Modality):
         artefacts.save_strip(moments, folder / artefacts.STRIP)
         artefacts.save_gif(moments, folder / artefacts.GIF)
 
+    @property
+    def instrument(self) -> FeatureExtractor | None:
+        return None if self._tried else self.extractor
+
+    def missing(self, n: int) -> str:
+        if self.shape and (why := self._try_extractor()):
+            return f"figures through {self.extractor.name} are missing: {why}" if self.extractor else why
+        return metrics.too_few(n)
+
     def metrics(self, samples: Batch, reference: Batch, training: Batch | None) -> dict[str, float]:
-        if self.extractor is None:  # only now: loading it takes time, and Inception-v3 a download
-            self.extractor = Judge() if tuple(reference.x.shape[1:]) == (1, SIZE, SIZE) else InceptionV3()
-        return metrics.evaluate(samples, reference, training, self.extractor)
+        self.shape = self.shape or tuple(reference.x.shape[1:])  # files alone tell it
+        extractor = None if self._try_extractor() else self.extractor
+        labelled = extractor is not None and self.classes != [] and list(extractor.classes) == self.classes
+        return metrics.evaluate(samples, reference, training, extractor, labelled)
+
+    def _try_extractor(self) -> str:
+        """Loads the extractor, which may download, and looks at one black picture; the reason if that fails."""
+        if self._tried is None:
+            if self.extractor is None:
+                digits = self.shape == (1, SIZE, SIZE) and self.classes in ([], CLASSES)
+                self.extractor = Judge() if digits else InceptionV3()
+            try:
+                self.extractor(torch.zeros(1, *self.shape))
+                self._tried = ""
+            except (UserError, ValueError) as error:
+                self._tried = str(error)
+        return self._tried

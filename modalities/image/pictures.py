@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,11 +12,25 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
+from core.cli import say
 from core.errors import UserError
 
+PULSE_SECONDS = 2
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 MAX_PIXELS = 64_000_000  # a larger picture is refused before it is decoded: a small file can claim any size
-READ_AHEAD = 1024  # pictures handed to the decoding threads at a time
+READ_AHEAD = 256  # pictures handed to the decoding threads at a time
+
+
+class Pulse:
+    """Says every few seconds how much of a long work is done; a short one passes in silence."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total, self.spoke = what, total, time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        if time.monotonic() - self.spoke > PULSE_SECONDS:
+            self.spoke = time.monotonic()
+            say(f"{self.what} {done:,} of {self.total:,} pictures")
 
 
 def pictures_in(root: Path) -> list[Path]:
@@ -42,8 +57,10 @@ def decode_all(
         except Exception as error:  # on damaged bytes a decoder may raise anything
             errors[files[row]] = " ".join(str(error).split()) or type(error).__name__
 
+    pulse = Pulse("decoded", len(files))
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside Python's lock
         for start in range(0, len(files), READ_AHEAD):
+            pulse(start)
             list(pool.map(decode, range(start, min(start + READ_AHEAD, len(files)))))
     return x, dict(sorted(errors.items()))
 

@@ -6,7 +6,6 @@ import difflib
 import hashlib
 import inspect
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,16 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from PIL import Image
 
+from core.cli import say
 from core.data import cache_dir
 from core.errors import UserError
 from modalities.image.data import ImageData, building, stratified_split, write_about, write_splits
-from modalities.image.pictures import check_shape, to_array
+from modalities.image.pictures import Pulse, check_shape, to_array
 
 CACHE_VERSION = 1  # a new one whenever the decoding, the split or the layout changes
+# Where pictures lie is not for a config to say, which may come with a checkpoint from elsewhere: some are unpickled.
+FORBIDDEN = ("root", "download", "transform", "target_transform", "transforms", "loader", "is_valid_file")
 OWN_TEST_SHARE = 0.1  # held out by us from a set that has no official test split
-
-log = logging.getLogger(__name__)
 
 
 class TorchvisionImages(ImageData):
@@ -31,7 +31,8 @@ class TorchvisionImages(ImageData):
 
     size, channels: resize (centre square) and 1 or 3 channels; None keeps what the first picture has.
     labels:  False for sets whose targets are no class labels.
-    options: further arguments of the set's constructor, such as `split: balanced` of EMNIST.
+    options: further arguments of the set's constructor, such as `split: balanced` of EMNIST; plain values, and none
+             of `FORBIDDEN`.
 
     Raises UserError if torchvision is missing, knows no such set, cannot download it, or gives no pictures or labels.
     """
@@ -50,6 +51,11 @@ class TorchvisionImages(ImageData):
         if not 0 < val < 1:
             raise UserError(f"data.val={val}: a share between 0 and 1")
         options = dict(options or {})
+        for key, value in options.items():
+            if key in FORBIDDEN or not isinstance(value, str | int | float | bool | None):
+                raise UserError(
+                    f"data.options.{key}={value!r}: must be a plain value, and of none of {', '.join(FORBIDDEN)}"
+                )
         home = cache_dir("torchvision")
         digest = hashlib.sha256(json.dumps([CACHE_VERSION, size, channels, labels, val, options]).encode()).hexdigest()
         cache = home / f"{name}-{digest[:12]}"
@@ -65,7 +71,7 @@ def _find(name: str) -> Any:
     try:
         from torchvision import datasets
     except ImportError as error:
-        raise UserError("data=torchvision needs torchvision: pip install 'polydiffusion[torchvision]'") from error
+        raise UserError("data=torchvision needs torchvision: pip install torchvision") from error
     known = {key: value for key, value in vars(datasets).items() if inspect.isclass(value) and key in datasets.__all__}
     if name not in known:
         lower = {key.lower(): key for key in known}
@@ -87,7 +93,7 @@ def _open(dataset: Any, root: Path, options: Mapping[str, Any]) -> list[Any]:
     else:
         divided = [{}]
     root.mkdir(parents=True, exist_ok=True)
-    log.info("loading torchvision's %s (downloads it the first time)", dataset.__name__)
+    say(f"loading torchvision's {dataset.__name__} into {root} (downloads it the first time)")
     try:
         return [dataset(**arguments, **part) for part in divided]
     except Exception as error:  # no network, a moved address, a bad archive, a missing package, a wrong option, ...
@@ -131,7 +137,9 @@ def _decode(
     shape = (len(dataset), channels, size, size)
     x = np.lib.format.open_memmap(out, mode="w+", dtype=np.uint8, shape=shape)
     y = np.zeros(len(dataset), dtype=np.int64)
+    pulse = Pulse("decoded", len(dataset))
     for row in range(len(dataset)):
+        pulse(row)
         picture, target = _picture(dataset, row)
         x[row] = to_array(picture, size, channels)
         if labels:

@@ -1,0 +1,65 @@
+"""What a run takes over from an earlier one: all of it, to go on, or its weights alone, to begin another."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core import checkpoint
+from core.config import load_yaml
+from core.denoiser import Denoiser
+from core.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def resumed_config(config: DictConfig, folder: Path) -> tuple[DictConfig, bool]:
+    """The checkpoint's own config with the single keys that the command line gives; whole parts stay as they were.
+
+    The second value: whether the command line gives a new budget in minutes, which are counted from now on.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    saved = load_yaml(checkpoint.load_config_text(folder))
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    given = {override.lstrip("+").split("=", 1)[0]: override for override in overrides}
+    given.pop("resume", None)
+    for key, override in given.items():
+        if OmegaConf.select(saved, key, default=None) is None and "." not in key and key not in saved:
+            raise UserError(f"resume={config.resume} has no key {key}; allowed: {', '.join(map(str, saved))}")
+        if key != "trainer" and OmegaConf.is_config(OmegaConf.select(saved, key)):  # other hardware is no other run
+            raise UserError(f"{override}: a resumed run keeps its {key}; init_from= begins another from its weights")
+        OmegaConf.update(saved, key, OmegaConf.select(config, key))
+    saved.resume = config.resume
+    if "training.minutes" in given and "training.steps" not in given:
+        saved.training.steps = None
+    done = step_of(folder)
+    if "training.steps" in given and saved.training.steps is not None and saved.training.steps < done:
+        raise UserError(f"training.steps={saved.training.steps}: the checkpoint already stands at step {done}")
+    return saved, "training.minutes" in given and saved.training.steps is None
+
+
+def step_of(folder: Path | None) -> int:
+    """The optimiser steps that a step folder has behind it; 0 for None. Reads no tensor."""
+    if folder is None:
+        return 0
+    file = folder / checkpoint.STATE
+    try:
+        return int(json.loads(file.read_text(encoding="utf-8"))["state"]["dict"]["global_step"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} cannot be read as the state of a checkpoint: {error}") from error
+
+
+def initialise(denoiser: Denoiser, path: str | Path) -> str:
+    """Loads another run's averaged weights where name and shape agree, to fine-tune; says how many were left as new."""
+    weights = checkpoint.load_weights(checkpoint.find(path))
+    own = denoiser.state_dict()
+    same = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
+    if not same:
+        raise UserError(f"init_from={path}: none of its {len(weights)} tensors fits this network")
+    denoiser.load_state_dict(same, strict=False)
+    left = sorted(set(own) - set(same))
+    return f"begins from {path}" + (f"; new: {', '.join(left[:5])}{' ...' if len(left) > 5 else ''}" if left else "")
