@@ -151,7 +151,8 @@ class Curves(Callback):
         bins = torch.bucketize(log_snr, edges[1:-1])
         means = [float(loss[bins == b].mean()) for b in range(self.bins)]  # nan where no sample fell
         pl_module.log_dict(
-            {f"val/loss_at_log_snr_{float(edges[b : b + 2].mean()):+.1f}": m for b, m in enumerate(means) if m == m}
+            {f"val/loss_at_log_snr_{float(edges[b : b + 2].mean()):+.1f}": m for b, m in enumerate(means) if m == m},
+            sync_dist=True,  # the same on all ranks already: this tells Lightning so
         )
         self.history.append((trainer.global_step, means))
         if trainer.is_global_zero:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -14,7 +14,17 @@ from core import levels, prediction, schedules, space, times, weighting
 from core.batch import expand
 from core.denoiser import Denoiser
 
-torch.set_num_threads(1)  # the tests' tensors are tiny: more threads would only wait for each other
+
+# The tests' tensors are tiny; and sums over several threads differ in the last bit, where runs are to be equal.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Afterwards one thread again: a distributed run changes the number for its process."""
+    yield
+    torch.set_num_threads(1)
+
 
 SCHEDULES: dict[str, schedules.Schedule] = {
     "cosine": schedules.Cosine(),
