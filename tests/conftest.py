@@ -14,7 +14,6 @@ from core import levels, prediction, schedules, space, times, weighting
 from core.batch import expand
 from core.denoiser import Denoiser
 
-
 # The tests' tensors are tiny; and sums over several threads differ in the last bit, where runs are to be equal.
 torch.set_num_threads(1)
 
