@@ -82,8 +82,9 @@ def bits_per_dim(model: Model, data: Data, n: int, steps: int, seed: int, report
     times = Uniform(steps)(model.denoiser.schedule)
     learned = model.denoiser.learned_variance is not None
     parts: dict[str, list[Tensor]] = {"prior": [], "diffusion": [], "decoder": []}
-    with counting(report.console, "variational bound", n) as count:
-        for first in range(0, n, LIKELIHOOD_BATCH):
+    batches = math.ceil(len(held_out) / LIKELIHOOD_BATCH)
+    with counting(report.console, "terms of the variational bound", batches * steps) as count:
+        for first in range(0, len(held_out), LIKELIHOOD_BATCH):
             batch = held_out[first : first + LIKELIHOOD_BATCH].to(model.device)
             try:
                 bound = variational_bound(
@@ -94,12 +95,12 @@ def bits_per_dim(model: Model, data: Data, n: int, steps: int, seed: int, report
                     variance=LogInterpolated() if learned else Large(),
                     seed=seed,
                     indices=torch.arange(first, first + len(batch)),
+                    callback=lambda done: count(1),
                 )
             except LossyCodecError as error:
                 raise UserError(str(error)) from error
             for name, values in parts.items():
                 values.append(getattr(bound, name) / (bound.dim * math.log(2)))
-            count(len(batch))
     figures = {f"bits_per_dim_{name}": float(torch.cat(values).mean()) for name, values in parts.items()}
     return {"bits_per_dim": sum(figures.values()), **figures}
 

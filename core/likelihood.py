@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -47,11 +48,13 @@ def variational_bound(
     variance: ReverseVariance | None = None,
     seed: int = 0,
     indices: Int[Tensor, " b"] | None = None,
+    callback: Callable[[int], None] | None = None,
 ) -> Bound:
     """L_T + sum L_{t-1} + L_0 on the grid `times` (decreasing to 0), each term with one draw of noise a sample.
 
     batch: data, before `codec.encode`; a lossy codec raises `LossyCodecError`. The data should be what the codec calls
     its own: for pixels, their integer levels. variance: of the reverse steps, the posterior's unless given.
+    callback: told the number of terms done, after each.
     """
     encoded, variance = codec.encode(batch), variance or Small()
     x0, schedule, space = encoded.x, denoiser.schedule, denoiser.space
@@ -66,6 +69,8 @@ def variational_bound(
         x_t = denoiser.q_sample(encoded, t, eps)
         denoised = denoiser(x_t, t.to(x0).expand(len(x0)), encoded.mask, encoded.cond)
         terms.append(bound_term(schedule, space, codec, variance, encoded, x_t, denoised, s, t))
+        if callback is not None:
+            callback(i + 1)
     prior = prior_term(denoiser, encoded, times[0])
     return Bound(prior, torch.stack(terms[:-1] or [torch.zeros_like(dim)]).sum(0), terms[-1], dim)
 
