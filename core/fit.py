@@ -183,7 +183,7 @@ def _loaders(config: DictConfig, data: Data, trainer: pl.Trainer, first_step: in
     rank, world = trainer.global_rank, trainer.world_size
     first = first_step * training.accumulate
     order = StepOrder(len(data.train), training.batch_size, config.seed, first, rank, world)
-    pin = trainer.accelerator.__class__.__name__ == "CUDAAccelerator"
+    pin = trainer.strategy.root_device.type == "cuda"
     return (
         train_loader(data.train, order, hardware.workers, pin),
         val_loader(data.val, training.batch_size, training.validate_on, rank, world),

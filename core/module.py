@@ -57,7 +57,6 @@ class Optimisation:
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
         fused = parameters[0].device.type in ("cpu", "cuda", "mps", "xpu")
-        # amsgrad and fused go together on every device
         return torch.optim.AdamW(
             [group for group in groups if group["params"]],
             lr=self.lr,
@@ -100,7 +99,7 @@ class DiffusionModule(pl.LightningModule):
         batch = self._augment(batch, self.objective.augmentation(batch, step, positions))
         encoded = self._codec.encode(batch)
         loss = self.objective.training(self.denoiser, encoded, step, positions, size * accumulate).loss.mean()
-        self.log("train/loss", loss, prog_bar=True, on_step=True)
+        self.log("train/loss", loss, on_step=True)
         return loss
 
     def _reseed(self, step: int, micro: int) -> None:

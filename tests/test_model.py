@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from runs import ROOT
 from torch import nn
 
 import core
@@ -82,3 +84,21 @@ def test_a_foreign_network_in_one_line() -> None:
 
     drawn = sample(denoiser, DDIM(), core.Batch.full(torch.zeros(500, 2)), UniformTimes(20)(Cosine()))
     torch.testing.assert_close(drawn.mean(0), torch.tensor([1.0, -0.5]), atol=0.1, rtol=0)
+
+
+def test_the_python_of_the_readme_runs(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loading, wrapping = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    label = core.load(trained, device="cpu").modality.classes[0]
+    monkeypatch.chdir(tmp_path)
+    exec(loading.replace("runs/image-...", str(trained)).replace("label=3", f"label={label!r}"), {})
+    assert (tmp_path / "threes.png").stat().st_size > 0
+
+    class Network(nn.Module):
+        def forward(self, x: torch.Tensor, c_noise: torch.Tensor, mask: torch.Tensor, cond: dict) -> torch.Tensor:
+            return 0.1 * x
+
+    x_0 = torch.rand(4, 1, 8, 8)
+    names = {"my_network": Network(), "x_0": x_0, "t": torch.rand(4), "eps": torch.randn_like(x_0)}
+    exec(wrapping, names)
+    assert bool(names["loss"].isfinite())
+    assert names["x_0"].shape == x_0.shape

@@ -31,18 +31,18 @@ class Image(Modality):
         self.extractor = extractor
         self._tried: str | None = None  # why the extractor cannot be used, "" if it can; None before the first trial
 
-    def write(self, batch: Batch, folder: Path, first: int) -> None:
-        artefacts.write_pngs(batch.x, folder, first)
+    def write(self, batch: Batch, folder: Path | str, first: int) -> None:
+        artefacts.write_pngs(batch.x, Path(folder), first)
 
-    def read(self, folder: Path) -> Batch:
-        return artefacts.read_pngs(folder)
+    def read(self, folder: Path | str) -> Batch:
+        return artefacts.read_pngs(Path(folder))
 
-    def grid(self, batch: Batch, path: Path) -> None:
-        artefacts.save_grid(batch, path)
+    def grid(self, batch: Batch, path: Path | str) -> None:
+        artefacts.save_grid(batch, Path(path))
 
-    def trajectory(self, moments: Sequence[Batch], folder: Path) -> None:
-        artefacts.save_strip(moments, folder / artefacts.STRIP)
-        artefacts.save_gif(moments, folder / artefacts.GIF)
+    def trajectory(self, moments: Sequence[Batch], folder: Path | str) -> None:
+        artefacts.save_strip(moments, Path(folder) / artefacts.STRIP)
+        artefacts.save_gif(moments, Path(folder) / artefacts.GIF)
 
     @property
     def instrument(self) -> FeatureExtractor | None:
