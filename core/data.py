@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -80,14 +78,6 @@ class ArraySource:
 def whole(source: Source, limit: int | None = None) -> Batch:
     """A split (or its first `limit` samples) as one batch."""
     return source.batch(range(len(source) if limit is None else min(limit, len(source))))
-
-
-def cache_dir(name: str) -> Path:
-    """Where a data set keeps what it has parsed: $POLYDIFFUSION_CACHE/name, or ~/.cache/polydiffusion/name."""
-    root = os.environ.get("POLYDIFFUSION_CACHE") or Path.home() / ".cache" / "polydiffusion"
-    folder = Path(root).expanduser() / name
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 class StepOrder(Sampler[list[int]]):

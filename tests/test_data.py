@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from core.data import ArraySource, StepOrder, cache_dir, train_loader, val_loader, whole
+from core.cache import cache_dir
+from core.data import ArraySource, StepOrder, train_loader, val_loader, whole
 
 
 def steps(count: int, **options: int) -> list[list[int]]:

@@ -14,14 +14,17 @@ import pytest
 import torch
 from PIL import Image
 
+import core.pulse
 from core.batch import Batch
+from core.cache import building
 from core.data import whole
 from core.errors import UserError
+from core.pulse import Pulse
+from core.splits import stratified_split
 from modalities.image import folder, mnist, pictures
 from modalities.image import modality as image_modality
 from modalities.image.artefacts import read_pngs, save_gif, save_grid, save_strip, write_pngs
 from modalities.image.codec import Pixels
-from modalities.image.data import building, stratified_split
 from modalities.image.folder import ImageFolder
 from modalities.image.mnist import Mnist5k
 from modalities.image.torchvision_sets import TorchvisionImages
@@ -238,10 +241,10 @@ def test_pictures_of_every_mode_become_one_shape(tmp_path: Path) -> None:
 
 
 def test_a_long_work_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    pulse = pictures.Pulse("decoded", 5000)
+    pulse = Pulse("decoded", 5000, "pictures")
     pulse(10)
     assert capsys.readouterr().out == ""
-    monkeypatch.setattr(pictures, "PULSE_SECONDS", 0)
+    monkeypatch.setattr(core.pulse, "PULSE_SECONDS", 0)
     pulse(1000)
     assert capsys.readouterr().out == "decoded 1,000 of 5,000 pictures\n"
 

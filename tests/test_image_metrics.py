@@ -15,11 +15,8 @@ from safetensors.torch import load_file, save_file
 from core.batch import Batch
 from core.data import ArraySource, whole
 from core.errors import UserError
-from modalities.image import judge as judging
-from modalities.image.features import FeatureExtractor, Features, InceptionV3, extract
-from modalities.image.judge import Judge
-from modalities.image.metrics import (
-    evaluate,
+from core.features import FeatureExtractor, Features, extract
+from core.metrics import (
     frechet_distance,
     inception_score,
     label_accuracy,
@@ -27,6 +24,10 @@ from modalities.image.metrics import (
     nearest_distances,
     precision_recall,
 )
+from modalities.image import judge as judging
+from modalities.image.features import InceptionV3
+from modalities.image.judge import Judge
+from modalities.image.metrics import evaluate
 from modalities.image.mnist import Mnist5k
 from modalities.image.modality import Image
 

@@ -32,6 +32,7 @@ RANKS = {
     "likelihood": 4,
     "objective": 4,
     "fitting": 5,
+    "metrics": 0,
 }
 # so does everything around it, which Lightning, Hydra and files may enter
 PLUMBING = {
@@ -40,6 +41,12 @@ PLUMBING = {
     "progress": 0,
     "tree": 0,
     "cli": 1,
+    "cache": 0,
+    "splits": 0,
+    "pulse": 2,
+    "folders": 2,
+    "weights": 1,
+    "features": 2,
     "config": 1,
     "data": 1,
     "modality": 1,

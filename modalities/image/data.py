@@ -7,12 +7,8 @@ appears under its final name only when it is complete. Loading maps the arrays; 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -22,9 +18,9 @@ from torch import Tensor
 from core.batch import Batch
 from core.data import ArraySource
 from core.errors import UserError
+from core.folders import describe_skipped
+from core.splits import SPLITS
 
-SPLITS = ("train", "val", "test")
-SPLIT_SEED = 0  # one split for ever: a figure is comparable only with figures on the same held-out images
 GATHER_ROWS = 4096  # images copied at a time, so that a data set larger than the memory can be split
 
 
@@ -70,38 +66,7 @@ class ImageData:
         channels, size = self.facts["channels"], self.facts["size"]
         counts = f"{len(self.train):,} training, {len(self.val):,} validation and {len(self.test):,} test images"
         classes = f", {len(self.classes)} classes" if self.classes else ""
-        first = [Path(line.split(": ")[0]).name for line in self.skipped[:3]]
-        names = ", ".join(first) + (", ..." if len(self.skipped) > len(first) else "")
-        skipped = f", {len(self.skipped):,} unreadable files skipped: {names}" if self.skipped else ""
-        return f"{self.name}: {counts} of {channels}x{size}x{size}{classes}{skipped}"
-
-
-def stratified_split(
-    labels: Int64[np.ndarray, " n"], fractions: Mapping[str, float], seed: int = SPLIT_SEED
-) -> dict[str, Int64[np.ndarray, " m"]]:
-    """Disjoint rows for `train` and for each name in `fractions`, shuffled within classes by `seed`.
-
-    A split of fraction f gets round(f n) rows, by systematic sampling along the sorted labels: each class gives its
-    share to within one image. The rows of each split are in an order whose every prefix is stratified too.
-    """
-    rng = np.random.default_rng(seed)
-    rest = np.lexsort((rng.random(len(labels)), labels))
-    rows = {}
-    for name, fraction in fractions.items():
-        count = round(fraction * len(labels))
-        picked = ((np.arange(count) + 0.5) * len(rest) / max(count, 1)).astype(np.int64)
-        rows[name], rest = rest[picked], np.delete(rest, picked)
-    rows["train"] = rest
-    return {name: r[interleaved(labels[r], rng)] for name, r in rows.items()}
-
-
-def interleaved(labels: Int64[np.ndarray, " n"], rng: np.random.Generator) -> Int64[np.ndarray, " n"]:
-    """An order of all rows in which every prefix has nearly the class shares of the whole."""
-    shuffled = np.lexsort((rng.random(len(labels)), labels))
-    counts = np.bincount(labels)
-    starts = np.cumsum(counts) - counts
-    rank = np.arange(len(labels)) - starts[labels[shuffled]]  # within its class
-    return shuffled[np.lexsort((labels[shuffled], (rank + 0.5) / counts[labels[shuffled]]))]
+        return f"{self.name}: {counts} of {channels}x{size}x{size}{classes}{describe_skipped(self.skipped)}"
 
 
 def write_splits(
@@ -130,23 +95,3 @@ def write_splits(
 def write_about(folder: Path, classes: Sequence[str], skipped: Sequence[str] = ()) -> None:
     """The label names, and the files that could not be read."""
     (folder / "about.json").write_text(json.dumps({"classes": list(classes), "skipped": list(skipped)}))
-
-
-@contextmanager
-def building(final: Path) -> Iterator[Path]:
-    """A scratch folder that becomes `final` in one rename, so no other process ever sees half of a cache.
-
-    If another process finished the same cache first, theirs is kept: both hold the same.
-    """
-    final.parent.mkdir(parents=True, exist_ok=True)
-    scratch = final.parent / f".{final.name}-{uuid4().hex}"
-    scratch.mkdir()
-    try:
-        yield scratch
-        try:
-            os.rename(scratch, final)
-        except OSError:
-            if not final.is_dir():
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,9 +1,6 @@
-"""What the metrics look through: a feature extractor turns images into vectors, and perhaps into class scores."""
+"""Inception-v3, through which published figures look at pictures."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -11,27 +8,7 @@ from torch import Tensor
 
 from core.cli import say
 from core.errors import UserError
-from core.modality import Instrument
-from modalities.image.codec import as_float
-
-
-class Features(NamedTuple):
-    """One vector per image, and the logits of a classifier where the extractor is one."""
-
-    features: Float[Tensor, "batch dim"]
-    logits: Float[Tensor, "batch classes"] | None
-
-
-class FeatureExtractor(Instrument):
-    """Images (B, C, H, W) in [0, 1] -> `Features`, without gradients.
-
-    classes: what the logits are scores for; on data of the same classes the label accuracy means something.
-    """
-
-    classes: Sequence[str] = ()
-
-    def __call__(self, images: Float[Tensor, "batch channels height width"]) -> Features:
-        raise NotImplementedError
+from core.features import FeatureExtractor, Features
 
 
 class InceptionV3(FeatureExtractor):
@@ -74,10 +51,3 @@ class InceptionV3(FeatureExtractor):
         except Exception as error:  # a download fails in many ways: no network, a proxy's page, a full disk
             where = f"read from {self.weights}" if self.weights else "downloaded; give a local file as weights=..."
             raise UserError(f"the weights of Inception-v3 could not be {where} ({error})") from error
-
-
-def extract(extractor: FeatureExtractor, images: Tensor, batch_size: int = 256) -> Features:
-    """The features of many images (N, C, H, W), uint8 or in [0, 1], a batch at a time."""
-    parts = [extractor(as_float(piece)) for piece in images.split(batch_size)]
-    logits = [part.logits for part in parts if part.logits is not None]
-    return Features(torch.cat([part.features for part in parts]), torch.cat(logits) if logits else None)

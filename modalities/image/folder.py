@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64
 
+from core.cache import building, cache_dir
 from core.cli import say
-from core.data import cache_dir
 from core.errors import UserError
-from modalities.image.data import SPLIT_SEED, ImageData, building, stratified_split, write_about, write_splits
+from core.folders import class_folders, fingerprint, report_skipped
+from core.splits import SPLIT_SEED, stratified_split
+from modalities.image.data import ImageData, write_about, write_splits
 from modalities.image.pictures import check_shape, decode_all, pictures_in
 
 CACHE_VERSION = 1  # a new one whenever the decoding, the split or the layout changes
-NAMED = 10  # skipped files that are named at once; `skipped` has them all
 
 
 class ImageFolder(ImageData):
@@ -51,9 +48,9 @@ class ImageFolder(ImageData):
             raise UserError(f"data.val={val} and data.test={test}: shares above 0 whose sum is below 1")
         root = Path(path).expanduser().resolve()
         files = pictures_in(root)
-        classes, y = class_folders(root, files) if labels else ([], np.zeros(len(files), dtype=np.int64))
+        classes, y = class_folders(root, files, "pictures") if labels else ([], np.zeros(len(files), dtype=np.int64))
         options = [CACHE_VERSION, size, channels, classes, val, test, split_seed]
-        cache = cache_dir("folder") / _fingerprint(files, options)
+        cache = cache_dir("folder") / fingerprint(files, options)
         if not cache.exists():
             say(f"reading {len(files):,} pictures of {root}")
             with building(cache) as folder:
@@ -65,42 +62,4 @@ class ImageFolder(ImageData):
                 write_about(folder, classes, [f"{file}: {reason}" for file, reason in errors.items()])
                 scratch.unlink()
         super().__init__(root.name, cache, flip)
-        self._report(strict)
-
-    def _report(self, strict: bool) -> None:
-        if not self.skipped:
-            return
-        if strict:
-            raise UserError(f"data.strict=true, and {len(self.skipped)} files cannot be read, first {self.skipped[0]}")
-        say(f"skipped {len(self.skipped):,} unreadable files:")
-        for line in self.skipped[:NAMED]:
-            say(f"  {line}")
-        if len(self.skipped) > NAMED:
-            say(f"  and {len(self.skipped) - NAMED:,} more")
-
-
-def class_folders(root: Path, files: Sequence[Path]) -> tuple[list[str], Int64[np.ndarray, " n"]]:
-    """The class names and each picture's class, from the first-level folder it lies in; no classes for fewer than two.
-
-    UserError if some pictures lie in folders and others beside them.
-    """
-    parents = [file.relative_to(root).parts[:-1] for file in files]
-    loose = [file for file, parent in zip(files, parents, strict=True) if not parent]
-    if loose and len(loose) < len(files):
-        raise UserError(
-            f"{root} has {len(loose)} pictures beside its class folders, such as {loose[0].name}: "
-            "move them into one, or set data.labels=false"
-        )
-    classes = sorted({parent[0] for parent in parents if parent})
-    if len(classes) < 2:
-        return [], np.zeros(len(files), dtype=np.int64)
-    index = {name: label for label, name in enumerate(classes)}
-    return classes, np.array([index[parent[0]] for parent in parents], dtype=np.int64)
-
-
-def _fingerprint(files: Sequence[Path], options: Sequence[object]) -> str:
-    digest = hashlib.sha256(json.dumps(options).encode())
-    for file in files:
-        about = file.stat()
-        digest.update(f"{file}\0{about.st_size}\0{about.st_mtime_ns}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()[:20]
+        report_skipped(self.skipped, strict)

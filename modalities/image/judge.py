@@ -10,21 +10,18 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import os
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from core.batch import Batch
-from core.errors import UserError
+from core.features import FeatureExtractor, Features
+from core.weights import load, save
 from modalities.image.codec import as_float
 from modalities.image.data import ImageData
-from modalities.image.features import FeatureExtractor, Features
 
 WEIGHTS = Path(__file__).with_name("judge.safetensors")
 TEST_ACCURACY = 0.99  # of the shipped weights, also in their metadata; a test holds the two together
@@ -66,7 +63,7 @@ def _block(channels: int, out: int, kernel: int, stride: int = 1) -> nn.Sequenti
 class Judge(FeatureExtractor):
     """The trained network as a `FeatureExtractor` for 28x28 images of digits in one channel.
 
-    weights: a file written by `save`; None takes the shipped one.
+    weights: a file written by `core.weights.save`; None takes the shipped one.
     Raises UserError if the file is missing, is not safetensors, or holds other tensors than the network has.
     """
 
@@ -84,31 +81,6 @@ class Judge(FeatureExtractor):
         if images.shape[1:] != (1, SIZE, SIZE):
             raise ValueError(f"the judge sees images of 1x{SIZE}x{SIZE}, not {'x'.join(map(str, images.shape[1:]))}")
         return Features(*(output.cpu() for output in self.network(images.to(self.device))))
-
-
-def save(network: JudgeNetwork, path: Path, metadata: dict[str, str]) -> None:
-    """Float16 weights and the metadata as safetensors, replaced in one step."""
-    tensors = {name: t.half() if t.is_floating_point() else t for name, t in network.state_dict().items()}
-    scratch = path.with_name(f".{path.name}-{os.getpid()}")
-    scratch.write_bytes(to_bytes(tensors, metadata))
-    os.replace(scratch, path)
-
-
-def load(network: JudgeNetwork, path: Path) -> dict[str, str]:
-    """Fills the network from a file, checks every name and shape, and returns the metadata. Nothing is unpickled."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            metadata = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"the judge's weights {path} cannot be read: {error}") from error
-    expected = {name: tuple(t.shape) for name, t in network.state_dict().items()}
-    found = {name: tuple(t.shape) for name, t in tensors.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise UserError(f"{path} holds no judge: {name} is {found.get(name)}, expected {expected.get(name)}")
-    network.load_state_dict(tensors)
-    return metadata
 
 
 def train(data: ImageData, epochs: int = 45, batch_size: int = 64, seed: int = 0) -> JudgeNetwork:

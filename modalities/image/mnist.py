@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from core.data import cache_dir
+from core.cache import building, cache_dir
 from core.errors import UserError
-from modalities.image.data import ImageData, building, stratified_split, write_about, write_splits
+from core.splits import stratified_split
+from modalities.image.data import ImageData, write_about, write_splits
 
 CACHE_VERSION = "v1"  # a new one whenever the split or the layout changes
 

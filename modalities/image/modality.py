@@ -9,9 +9,10 @@ import torch
 
 from core.batch import Batch
 from core.errors import UserError
+from core.features import FeatureExtractor
 from core.modality import Modality
 from modalities.image import artefacts, metrics
-from modalities.image.features import FeatureExtractor, InceptionV3
+from modalities.image.features import InceptionV3
 from modalities.image.judge import CLASSES, SIZE, Judge
 
 

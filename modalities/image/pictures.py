@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,36 +11,18 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from core.cli import say
 from core.errors import UserError
+from core.folders import files_in
+from core.pulse import Pulse
 
-PULSE_SECONDS = 2
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 MAX_PIXELS = 64_000_000  # a larger picture is refused before it is decoded: a small file can claim any size
 READ_AHEAD = 256  # pictures handed to the decoding threads at a time
 
 
-class Pulse:
-    """Says every few seconds how much of a long work is done; a short one passes in silence."""
-
-    def __init__(self, what: str, total: int) -> None:
-        self.what, self.total, self.spoke = what, total, time.monotonic()
-
-    def __call__(self, done: int) -> None:
-        if time.monotonic() - self.spoke > PULSE_SECONDS:
-            self.spoke = time.monotonic()
-            say(f"{self.what} {done:,} of {self.total:,} pictures")
-
-
 def pictures_in(root: Path) -> list[Path]:
     """All picture files under a folder, by their suffix, sorted, without hidden ones. UserError if there are none."""
-    if not root.is_dir():
-        raise UserError(f"{root} is not a folder of pictures: no such folder")
-    files = sorted(file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(root).parts)]
-    if not files:
-        raise UserError(f"{root} holds no pictures ({', '.join(sorted(SUFFIXES))})")
-    return files
+    return files_in(root, SUFFIXES, "pictures")
 
 
 def decode_all(
@@ -57,7 +38,7 @@ def decode_all(
         except Exception as error:  # on damaged bytes a decoder may raise anything
             errors[files[row]] = " ".join(str(error).split()) or type(error).__name__
 
-    pulse = Pulse("decoded", len(files))
+    pulse = Pulse("decoded", len(files), "pictures")
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside Python's lock
         for start in range(0, len(files), READ_AHEAD):
             pulse(start)

@@ -14,11 +14,13 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from PIL import Image
 
+from core.cache import building, cache_dir
 from core.cli import say
-from core.data import cache_dir
 from core.errors import UserError
-from modalities.image.data import ImageData, building, stratified_split, write_about, write_splits
-from modalities.image.pictures import Pulse, check_shape, to_array
+from core.pulse import Pulse
+from core.splits import stratified_split
+from modalities.image.data import ImageData, write_about, write_splits
+from modalities.image.pictures import check_shape, to_array
 
 CACHE_VERSION = 1  # a new one whenever the decoding, the split or the layout changes
 # Where pictures lie is not for a config to say, which may come with a checkpoint from elsewhere: some are unpickled.
@@ -137,7 +139,7 @@ def _decode(
     shape = (len(dataset), channels, size, size)
     x = np.lib.format.open_memmap(out, mode="w+", dtype=np.uint8, shape=shape)
     y = np.zeros(len(dataset), dtype=np.int64)
-    pulse = Pulse("decoded", len(dataset))
+    pulse = Pulse("decoded", len(dataset), "pictures")
     for row in range(len(dataset)):
         pulse(row)
         picture, target = _picture(dataset, row)
