@@ -94,7 +94,7 @@ def _draw(model: Model, sampler: str, name: str, options: Options) -> Iterator[t
     """The samples of one sampler for each number of steps, and what they cost."""
     config = model.config.copy()
     config.sampler = compose(f"modality={name}", f"sampler={sampler}").sampler
-    template = model.modality.template(options.n)
+    template = model.template(options.n)
     for steps in options.steps:
         config.steps = steps
         begun = time.process_time()

@@ -11,7 +11,7 @@ from torch import nn
 from core.batch import Batch
 from core.codec import Codec
 from core.config import instantiate
-from core.data import Data
+from core.data import Data, Source, whole
 from core.denoiser import BaseDenoiser, Denoiser, LearnedVariance
 from core.errors import UserError
 from core.levels import Discrete, NoiseLevels
@@ -27,6 +27,7 @@ from core.weighting import Weighting
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+FIT_SAMPLES = 4096  # training samples that a codec may look at
 FILLED = ("modality", "network", "codec")  # the parts whose `???` the data's facts may fill
 # What each part must be: a config from elsewhere is to build no object that writes or downloads in a network's place.
 KINDS: Mapping[str, type] = {
@@ -61,8 +62,8 @@ def fill(config: DictConfig, facts: Mapping[str, object]) -> None:
     """
     from omegaconf import OmegaConf
 
-    if "num_classes" in config.network and OmegaConf.select(config, "network.num_classes") == 0:
-        facts = {**facts, "num_classes": 0, "classes": []}
+    if OmegaConf.select(config, "network.num_classes") == 0 or OmegaConf.select(config, "network.conditions") == {}:
+        facts = {**facts, "num_classes": 0, "classes": [], "conditions": {}}
     for part in FILLED:
         for key in [key for key in config[part] if OmegaConf.is_missing(config[part], key)]:
             if key not in facts:
@@ -109,6 +110,15 @@ def try_once(denoiser: Denoiser, template: Batch) -> None:
         raise UserError(f"the network cannot take a sample of {shape}: {' '.join(str(error).split())}") from error
     finally:
         denoiser.train(training)
+
+
+def fitted_codec(config: DictConfig, source: Source) -> Codec:
+    """The codec with what it takes from training data, which becomes part of the config."""
+    codec = build_codec(config)
+    if found := codec.fit(whole(source, FIT_SAMPLES)):
+        config.codec.update(found)
+        codec = build_codec(config)
+    return codec
 
 
 def build_codec(config: DictConfig) -> Codec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
@@ -18,16 +19,35 @@ class LossyCodecError(TypeError):
 class Codec:
     """encode: data -> z, of about unit scale.  decode: its inverse, or the nearest a lossy codec has.
 
-    range: (lowest, highest) z that data can have, for clipping x_0; None where there is no bound.
+    range: (lowest, highest) z that data can have, numbers or tensors that broadcast against z, for clipping x_0; None
+           where there is no bound.
+    conditions: names of those that `encode` takes from the data itself and adds to `cond`. Samples of such a model are
+           asked for with data: what it is made from is then the template.
     """
 
-    range: tuple[float, float] | None = None
+    range: tuple[float | Tensor, float | Tensor] | None = None
+    conditions: tuple[str, ...] = ()
 
     def encode(self, batch: Batch) -> Batch:
         raise NotImplementedError
 
     def decode(self, batch: Batch) -> Batch:
         raise NotImplementedError
+
+    def template(self, batch: Batch) -> Batch:
+        """Shape, mask and conditions in diffusion coordinates of samples whose shape in data units is that of `batch`.
+
+        Its values are read only for `conditions`.
+        """
+        encoded = self.encode(batch)
+        return encoded.with_x(torch.zeros_like(encoded.x))
+
+    def fit(self, batch: Batch) -> Mapping[str, object]:
+        """The constructor's arguments that follow from training data (a large batch of it), as plain values.
+
+        Asked once, before training; they become part of the config, and so of every checkpoint.
+        """
+        return {}
 
     def log_prob(self, encoded: Batch, mean: Tensor, var: Tensor, dim: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """log p(x | z) in nats of data units, for z ~ N(mean, var) in diffusion coordinates: the decoder's term.
@@ -67,9 +87,14 @@ class Affine(Codec):
     def decode(self, batch: Batch) -> Batch:
         x = batch.x * self.scale + self.shift
         if self.range:
-            low, high = (z * self.scale + self.shift for z in self.range)
-            x = x.clamp(low, high)
+            x = x.clamp(*self._bounds())
         return batch.with_x(x if is_full(batch.mask) else x * batch.mask)
+
+    def _bounds(self) -> tuple[float, float]:
+        """The range in data units."""
+        assert self.range is not None
+        low, high = (float(z) * self.scale + self.shift for z in self.range)
+        return low, high
 
     def log_prob(self, encoded: Batch, mean: Tensor, var: Tensor, dim: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """With `levels`, the mass of each value's bin (Ho et al. 2020, eq. 13); else the density, with |dz/dx|."""
@@ -85,7 +110,7 @@ class Affine(Codec):
         """log P(z - half < N(mean, std^2) < z + half); the outermost bins reach to infinity."""
         assert self.range is not None
         assert self.levels is not None
-        low, high = self.range
+        low, high = map(float, self.range)
         half = (high - low) / (self.levels - 1) / 2
         upper = torch.where(z > high - half, math.inf, (z + half - mean) / std)
         lower = torch.where(z < low + half, -math.inf, (z - half - mean) / std)

@@ -58,7 +58,7 @@ def evaluate_model(
     process, see `write_samples`. None on all processes but the first.
     """
     n = int(config.n)
-    samples = write_samples(model, config, folder, report.console, request, share)
+    samples = write_samples(model, config, folder, report.console, request, share, data.test)
     if samples is None:
         return None
     held_out = whole(data.test, 2 * n)

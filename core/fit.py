@@ -23,6 +23,7 @@ from core.build import (
     build_modality,
     build_sampler,
     fill,
+    fitted_codec,
     guided,
     part,
     plain,
@@ -57,10 +58,10 @@ def fit(config: DictConfig) -> Path:
     check(config)
     data: Data = part(config, "data")
     fill(config, data.facts)
-    codec = build_codec(config)
+    codec = build_codec(config) if resumed else fitted_codec(config, data.train)
     denoiser = build_denoiser(config, codec)
     model = Model(denoiser, codec, build_modality(config), config)
-    _rehearse(config, model)
+    _rehearse(config, model, data)
     module = build_module(config, model, data)
     module.keeps_total = not renewed
     begins = initialise(denoiser, config.init_from) if config.init_from and not resumed else None
@@ -70,7 +71,7 @@ def fit(config: DictConfig) -> Path:
         report(begins)
     if renewed:
         report(f"{config.training.minutes:g} minutes more, from step {step_of(resumed)}")
-    trainer = build_trainer(config, run, model, report, first_step=step_of(resumed))
+    trainer = build_trainer(config, run, model, data, report, first_step=step_of(resumed))
     _summary(config, report, run, data, model, trainer)
     if config.n and trainer.is_global_zero and (missing := model.modality.missing(config.n)):
         report(missing)
@@ -97,13 +98,13 @@ def _way_on(run: Path) -> str:
         return "nothing was saved yet"
 
 
-def _rehearse(config: DictConfig, model: Model) -> None:
+def _rehearse(config: DictConfig, model: Model, data: Data) -> None:
     """Builds what only sampling needs: a wrong value is told now, not after the first hundreds of steps."""
-    try_once(model.denoiser, model.modality.template(1))
+    try_once(model.denoiser, model.template(1, source=data.test))
     guided(config, model.denoiser, model.codec)
     build_sampler(config, model.denoiser)
     if config.n:
-        model.modality.template(config.n, plain(config.cond))
+        model.template(config.n, plain(config.cond), data.test)
 
 
 def build_module(config: DictConfig, model: Model, data: Data) -> DiffusionModule:
@@ -115,7 +116,9 @@ def build_module(config: DictConfig, model: Model, data: Data) -> DiffusionModul
     return DiffusionModule(model.denoiser, model.codec, data, objective, optimisation, training.steps)
 
 
-def build_trainer(config: DictConfig, run: Path, model: Model, report: Reporter, first_step: int) -> pl.Trainer:
+def build_trainer(
+    config: DictConfig, run: Path, model: Model, data: Data, report: Reporter, first_step: int
+) -> pl.Trainer:
     from omegaconf import OmegaConf
 
     training, hardware = config.training, config.trainer
@@ -131,7 +134,7 @@ def build_trainer(config: DictConfig, run: Path, model: Model, report: Reporter,
 
     callbacks: list[pl.Callback] = [Progress(report.console), Curves(run)]
     if config.preview.n:
-        callbacks.append(Previews(_previewer(config, run, model)))
+        callbacks.append(Previews(_previewer(config, run, model, data)))
     finite = Finite()
     callbacks += [finite, Checkpoints(run, finite, training.keep), Averaging(Optimisation(**config.optimisation))]
     if training.steps is None:
@@ -190,11 +193,11 @@ def _loaders(config: DictConfig, data: Data, trainer: pl.Trainer, first_step: in
     )
 
 
-def _previewer(config: DictConfig, run: Path, model: Model) -> Callable[[int], Path]:
+def _previewer(config: DictConfig, run: Path, model: Model, data: Data) -> Callable[[int], Path]:
     def draw(step: int) -> Path:
         preview = config.copy()
         preview.steps = min(config.steps, config.preview.steps)
-        batch = next(model.stream(model.modality.template(config.preview.n), preview, seed=config.seed))
+        batch = next(model.stream(model.template(config.preview.n, source=data.val), preview, seed=config.seed))
         path = run / "previews" / f"{checkpoint.step_name(step)}.png"
         path.parent.mkdir(exist_ok=True)
         model.modality.grid(batch, path)

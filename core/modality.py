@@ -11,6 +11,9 @@ from torch import Tensor
 from core.batch import Batch
 from core.errors import UserError
 
+GRID = "grid.png"
+GRID_SAMPLES = 100
+
 
 class Instrument:
     """What figures are measured with, such as a feature extractor: those of two instruments cannot be compared."""
@@ -22,45 +25,40 @@ class Modality:
     """How samples of a kind are asked for, written, read, drawn and measured.
 
     A package subclasses it and overrides what its kind needs; the defaults serve plain tensors of one shape with
-    integer labels. All batches here are decoded: data units, not diffusion coordinates.
+    categorical conditions. All batches here are decoded: data units, not diffusion coordinates.
 
-    shape: of one sample in diffusion coordinates, without the batch axis.
+    shape: of one sample in data units, without the batch axis.
     classes: names of the values of the condition `label`; [] if the data has no labels.
+    conditions: names of the values of every categorical condition; `label` alone unless a subclass sets more.
     """
 
     name = "tensor"
 
     def __init__(self, shape: Sequence[int], classes: Sequence[str] = ()) -> None:
         self.shape, self.classes = tuple(shape), list(classes)
+        self.conditions: dict[str, list[str]] = {"label": self.classes} if self.classes else {}
 
     def template(self, n: int, cond: Mapping[str, object] | None = None) -> Batch:
-        """Shape, mask and conditions of n samples to draw.
+        """Shape, mask and conditions of n samples to draw, in data units; the values are zero.
 
-        cond: by name; `label` a class's name or number, or a list of n of them. Without one, the classes take turns.
+        cond: by name, a value's name or number, or a list of n of them. Those that are not given take turns, so that
+        all combinations of their values come up equally often.
         """
-        unknown = set(cond or {}) - {"label"}
-        if unknown or (cond and not self.classes):
-            known = "label" if self.classes else "none, it knows no labels"
-            raise UserError(f"unknown condition {sorted(unknown or cond or [])}; this model's conditions: {known}")
-        conditions: dict[str, Tensor] = {}
-        if self.classes:
-            conditions["label"] = self._labels(n, (cond or {}).get("label"))
-        return Batch.full(torch.zeros(n, *self.shape), conditions)
+        cond = cond or {}
+        if unknown := sorted(set(cond) - self.conditions.keys()):
+            known = ", ".join(self.conditions) or "none, it knows no labels"
+            raise UserError(f"unknown condition {unknown}; this model's conditions: {known}")
+        return Batch.full(torch.zeros(n, *self.shape), self.categories(n, cond))
 
-    def _labels(self, n: int, wanted: object) -> Tensor:
-        if wanted is None:
-            return torch.arange(n) % len(self.classes)
-        names = list(wanted) if isinstance(wanted, Sequence) and not isinstance(wanted, str) else [wanted] * n
-        if len(names) != n:
-            raise UserError(f"label has {len(names)} entries for n={n} samples")
-        return torch.tensor([self._label(name) for name in names])
-
-    def _label(self, name: object) -> int:
-        if str(name) in self.classes:
-            return self.classes.index(str(name))
-        if isinstance(name, int) and 0 <= name < len(self.classes):
-            return name
-        raise UserError(f"unknown label {name!r}; allowed: {', '.join(self.classes)} (or 0 to {len(self.classes) - 1})")
+    def categories(self, n: int, cond: Mapping[str, object]) -> dict[str, Tensor]:
+        """The categorical conditions of n samples, (n,) each: those in `cond`, and turns of the others."""
+        chosen, turn = {}, torch.arange(n)
+        for name, values in self.conditions.items():
+            if cond.get(name) is None:
+                chosen[name], turn = turn % len(values), turn // len(values)
+            else:
+                chosen[name] = torch.tensor([_place(name, value, values) for value in each(name, cond[name], n)])
+        return chosen
 
     def write(self, batch: Batch, folder: Path, first: int) -> None:
         """One file a sample, numbered from `first`."""
@@ -73,6 +71,10 @@ class Modality:
     def grid(self, batch: Batch, path: Path) -> None:
         """One picture of the samples."""
         raise NotImplementedError
+
+    def present(self, batch: Batch, folder: Path, real: Batch | None) -> None:
+        """Pictures of the samples in `folder`, where their files are already; real: held-out data to draw beside them."""
+        self.grid(batch[:GRID_SAMPLES], folder / GRID)
 
     def trajectory(self, moments: Sequence[Batch], folder: Path) -> None:
         """The way from noise to data: `moments` are the decoded states, in order. A film strip and an animation."""
@@ -93,3 +95,19 @@ class Modality:
         Those that `missing` names are left out.
         """
         raise NotImplementedError
+
+
+def each(name: str, wanted: object, n: int) -> list[object]:
+    """One value for each of n samples, from a list of n or from one for all. UserError for a list of another length."""
+    values = list(wanted) if isinstance(wanted, Sequence) and not isinstance(wanted, str) else [wanted] * n
+    if len(values) != n:
+        raise UserError(f"{name} has {len(values)} entries for n={n} samples")
+    return values
+
+
+def _place(condition: str, name: object, values: Sequence[str]) -> int:
+    if str(name) in values:
+        return values.index(str(name))
+    if isinstance(name, int) and 0 <= name < len(values):
+        return name
+    raise UserError(f"unknown {condition} {name!r}; allowed: {', '.join(values)} (or 0 to {len(values) - 1})")

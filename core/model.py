@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +16,7 @@ from core.batch import Batch, concatenate
 from core.build import build_codec, build_denoiser, build_modality, build_sampler, guided
 from core.codec import Codec
 from core.config import load_yaml
+from core.data import Source, whole
 from core.denoiser import Denoiser
 from core.errors import UserError
 from core.modality import Modality
@@ -38,6 +39,18 @@ class Model:
         self.denoiser.to(device)
         return self
 
+    def template(self, n: int, cond: Mapping[str, object] | None = None, source: Source | None = None) -> Batch:
+        """What n samples are drawn for, in diffusion coordinates.
+
+        cond: as the modality takes them. source: for a codec whose conditions come from data (see `Codec.conditions`),
+        where they are taken from if `cond` is empty.
+        """
+        if source is None or not self.codec.conditions or cond:
+            return self.codec.template(self.modality.template(n, cond))
+        if len(source) < n:
+            raise UserError(f"n={n}: the conditions come from held-out data, and there are only {len(source)}")
+        return self.codec.template(whole(source, n))
+
     def sample(self, n: int = 16, *, steps: int | None = None, seed: int = 0, **cond: object) -> Batch:
         """n samples, decoded to data units.
 
@@ -47,7 +60,7 @@ class Model:
         config = self.config.copy()
         if steps is not None:
             config.steps = steps
-        return concatenate(list(self.stream(self.modality.template(n, cond), config, seed=seed)))
+        return concatenate(list(self.stream(self.template(n, cond), config, seed=seed)))
 
     @property
     def device(self) -> torch.device:

@@ -16,6 +16,7 @@ import torch
 
 from core.batch import Batch, concatenate
 from core.build import plain
+from core.data import Source, whole
 from core.errors import UserError
 from core.model import Model
 from core.progress import counting
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
     from rich.console import Console
 
-ARRAYS, GRID, MANIFEST, PARTS = "samples.npz", "grid.png", "manifest.json", ".parts"
-GRID_SAMPLES = 100
+ARRAYS, MANIFEST, PARTS = "samples.npz", "manifest.json", ".parts"
 SAMPLING = ("sampler", "times", "guidance", "clip", "steps")  # the parts of a config that only sampling reads
 POLL_SECONDS = 0.2
 
@@ -64,12 +64,14 @@ def write_samples(
     console: Console,
     request: Mapping[str, object],
     share: Share = ALL,
+    held_out: Source | None = None,
 ) -> Batch | None:
     """Draws config.n samples into `folder` and returns them; None on all processes but the first, which waits for them.
 
     Writes one artefact a sample, grid.png, samples.npz (`x` decoded, and the conditions under their names; `mask` where
     there is padding) and manifest.json. request: what the samples follow from, see `request`; a folder with the same
     request is continued, one with another is refused. share: of this process, where several draw into one folder.
+    held_out: real data to draw beside the samples, and to take those conditions from that only data has.
     """
     begun, n, size = time.monotonic(), int(config.n), int(config.micro_batch)
     firsts = range(0, n, size)
@@ -79,7 +81,7 @@ def write_samples(
         return (first // size) % share.world == share.rank and not _part(folder, first).exists()
 
     todo = [first for first in firsts if wanted(first)]
-    template = model.modality.template(n, plain(config.cond))
+    template = model.template(n, plain(config.cond), held_out)
     stream = model.stream(template, config, seed=config.seed, micro_batch=size, wanted=wanted)
     with counting(console, "sampling", sum(min(size, n - first) for first in todo)) as count:
         for first, batch in zip(todo, stream, strict=True):
@@ -91,7 +93,7 @@ def write_samples(
     _wait(folder, firsts, console)
     samples = concatenate([read_arrays(_part(folder, first)) for first in firsts])
     _save(folder / ARRAYS, samples)
-    model.modality.grid(samples[:GRID_SAMPLES], folder / GRID)
+    model.modality.present(samples, folder, None if held_out is None else whole(held_out, n))
     made = {"n": n, "nfe": model.nfe, "seconds": round(time.monotonic() - begun, 2), "device": str(model.device)}
     write_json(folder / MANIFEST, {"request": dict(request), "done": True, **made})
     shutil.rmtree(folder / PARTS, ignore_errors=True)
@@ -159,7 +161,7 @@ def read_arrays(path: Path) -> Batch:
 def write_trajectory(model: Model, config: DictConfig, folder: Path, n: int = 8, moments: int = 12) -> None:
     """The way of the first n samples from noise to data, at about `moments` moments, drawn by the modality."""
     states: list[Batch] = []
-    template = model.modality.template(int(config.n), plain(config.cond))[:n]
+    template = model.template(int(config.n), plain(config.cond))[:n]
     every = max(1, round(int(config.steps) / moments))
 
     def keep(done: int, s: torch.Tensor, x_s: torch.Tensor) -> None:

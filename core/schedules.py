@@ -56,6 +56,10 @@ class Schedule:
         """(alpha, sigma) at a log-SNR: the scale. Here alpha^2 + sigma^2 = 1."""
         return log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
 
+    def moved(self, t: Times, log_snr_shift: float) -> Times:
+        """The times whose log-SNR on the natural, unclamped curve is that of t plus `log_snr_shift`."""
+        return self._inverse(self._log_snr(t) + log_snr_shift)
+
     def __call__(self, t: Times) -> tuple[Times, Times]:
         """(alpha_t, sigma_t)."""
         return self.alpha_sigma(self.log_snr(t))

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core.levels import PiecewiseDensity
-from core.schedules import Schedule
+from core.schedules import BetaTable, Schedule
 
 Grid = Float[Tensor, " n_plus_1"]
 
@@ -33,10 +33,20 @@ class Times:
 
 
 class Uniform(Times):
-    """1, 1 - 1/n, ..., 0."""
+    """1, 1 - 1/n, ..., 0, each moved by `log_snr_shift`: the uniform grid of a shifted schedule.
+
+    Positive shifts put more of the steps at low noise.
+    """
+
+    def __init__(self, n: int, log_snr_shift: float = 0.0) -> None:
+        super().__init__(n)
+        self.log_snr_shift = log_snr_shift
 
     def __call__(self, schedule: Schedule) -> Grid:
-        return torch.linspace(1, 0, self.n + 1, dtype=torch.float64)
+        times = torch.linspace(1, 0, self.n + 1, dtype=torch.float64)
+        if self.log_snr_shift:  # the ends stay where they are: pure noise, and the data
+            times[1:-1] = schedule.moved(times[1:-1], self.log_snr_shift)
+        return times
 
 
 class _Stepped(Times):
@@ -113,6 +123,28 @@ class Fitted(Times):
         low, high = (self.density.share_below(end) for end in schedule.ends)
         log_snr = self.density.quantile(torch.linspace(low, high, self.n, dtype=torch.float64))
         log_snr[0] = schedule.ends[0]  # sampling begins at pure noise, wherever the density does
+        return _then_data(schedule, log_snr)
+
+
+class NoiseTable(Times):
+    """The noise levels of another, shorter table of betas, then 0: the fast sampling of DiffWave (Kong et al. 2021).
+
+    betas: (n,), as of `core.schedules.BetaTable`. With `DDPM` the steps between the times have these betas.
+    """
+
+    def __init__(self, n: int, betas: Sequence[float]) -> None:
+        super().__init__(n)
+        if n != len(betas):
+            raise ValueError(f"n={n}: a table of {len(betas)} betas is a grid of {len(betas)} steps")
+        self.table = BetaTable(betas)
+
+    def __call__(self, schedule: Schedule) -> Grid:
+        log_snr = self.table.log_snr(torch.linspace(1, 1 / self.n, self.n, dtype=torch.float64))
+        if float(log_snr[0]) < schedule.ends[0] - 1e-6:
+            raise ValueError(
+                f"the table of betas ends at a log-SNR of {float(log_snr[0]):.3g}, noisier than the schedule's end, "
+                f"{schedule.ends[0]:.3g}"
+            )
         return _then_data(schedule, log_snr)
 
 

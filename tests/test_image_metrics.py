@@ -25,6 +25,7 @@ from core.metrics import (
     precision_recall,
 )
 from modalities.image import judge as judging
+from modalities.image.codec import as_float
 from modalities.image.features import InceptionV3
 from modalities.image.judge import Judge
 from modalities.image.metrics import evaluate
@@ -143,7 +144,7 @@ def test_the_judge_is_small_and_as_accurate_as_stated(digits: Mnist5k) -> None:
     judge = Judge()
     assert judging.WEIGHTS.stat().st_size < 1e6
     test = whole(digits.test)
-    accuracy = label_accuracy(extract(judge, test.x).logits, test.cond["label"])
+    accuracy = label_accuracy(extract(judge, as_float(test.x)).logits, test.cond["label"])
     assert accuracy == pytest.approx(judging.TEST_ACCURACY, abs=0.0011)  # one image may fall either way elsewhere
     assert accuracy >= 0.985
     assert float(judge.metadata["test_accuracy"]) == judging.TEST_ACCURACY

@@ -8,7 +8,7 @@ from torch import nn
 
 from core.layers.attention import SelfAttention, SpatialAttention
 from core.layers.blocks import Style
-from core.layers.embedding import ConditionEmbedding, LabelEmbedding, LogSnrFeatures, StepFeatures
+from core.layers.embedding import ConditionEmbedding, Conditions, LogSnrFeatures, StepFeatures
 from core.layers.init import glorot, zero
 from core.layers.masks import masked, pool_mask, spatial_mask
 from core.layers.norm import GroupNorm
@@ -128,7 +128,7 @@ def test_log_snr_features_tell_all_levels_apart():
 
 
 def test_dropped_labels_are_missing_labels():
-    table = LabelEmbedding(10, 4)
+    table = Conditions({"label": 10}, 4)
     label = torch.tensor([3, 9])
     null, dropped = table({}, 2), table({"label": label, "drop": torch.tensor([True, False])}, 2)
     assert torch.equal(dropped[0], null[0])

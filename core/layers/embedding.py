@@ -1,9 +1,9 @@
-"""What a denoiser is told beside its input: the noise level, and a class label."""
+"""What a denoiser is told beside its input: the noise level, and categorical conditions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -57,40 +57,50 @@ class StepFeatures(Features):
         super().__init__(frequencies(width // 2, scale, scale / max_period))
 
 
-class LabelEmbedding(nn.Module):
-    """One learned vector per class, and one for "no label", the null that classifier-free guidance needs."""
+class Conditions(nn.Module):
+    """The sum of one learned vector for each categorical condition, with one for "none", the null of guidance.
 
-    def __init__(self, num_classes: int, width: int) -> None:
+    conditions: by name, the names of its values or their number; value k of a sample stands in `cond[name]` (B,).
+    """
+
+    def __init__(self, conditions: Mapping[str, Sequence[str] | int], width: int) -> None:
         super().__init__()
-        # Row 0 is the null, class k is row k + 1: so a label past the last class is an error, not silently the null.
-        self.table = nn.Embedding(num_classes + 1, width)
+        counts = {name: values if isinstance(values, int) else len(values) for name, values in conditions.items()}
+        # Row 0 is the null, value k is row k + 1: so a value past the last is an error, not silently the null.
+        self.tables = nn.ModuleDict({name: nn.Embedding(count + 1, width) for name, count in counts.items() if count})
 
     def forward(self, cond: Mapping[str, Tensor], batch: int) -> Float[Tensor, "batch width"]:
-        """Rows of `cond["label"]` (B,), null where `cond["drop"]` (B,) is true or the label is absent."""
-        label = cond.get("label")
-        if label is None:
-            return self.table.weight[:1].expand(batch, -1)
-        row = label.long() + 1
-        if "drop" in cond:
-            row = row.masked_fill(cond["drop"].bool(), 0)
-        return self.table(row)
+        """Rows of `cond[name]`, null where `cond["drop"]` (B,) is true and for a condition that is absent."""
+        vectors = [self._rows(table, cond.get(name), cond.get("drop"), batch) for name, table in self.tables.items()]
+        return torch.stack(vectors).sum(0)
+
+    @staticmethod
+    def _rows(table: nn.Module, value: Tensor | None, drop: Tensor | None, batch: int) -> Tensor:
+        assert isinstance(table, nn.Embedding)
+        if value is None:
+            return table.weight[:1].expand(batch, -1)
+        row = value.long() + 1
+        return table(row if drop is None else row.masked_fill(drop.bool(), 0))
 
 
 class ConditionEmbedding(nn.Module):
-    """Noise level and label as one vector per sample, ready (after its SiLU) for each block's linear projection.
+    """Noise level and conditions as one vector per sample, ready (after its SiLU) for each block's linear projection.
 
-    features:    turns c_noise (B,) into (B, features.width): `LogSnrFeatures` or `StepFeatures`
-    num_classes: 0 for a network without labels, which then ignores `cond`
+    features:   turns c_noise (B,) into (B, features.width): `LogSnrFeatures` or `StepFeatures`
+    conditions: see `Conditions`; {} for a network that ignores `cond`
     """
 
-    def __init__(self, features: Features, width: int, num_classes: int = 0) -> None:
+    def __init__(
+        self, features: Features, width: int, conditions: Mapping[str, Sequence[str] | int] | None = None
+    ) -> None:
         super().__init__()
         self.features = features
         self.noise = nn.Sequential(nn.Linear(features.width, width), nn.SiLU(), nn.Linear(width, width))
-        self.label = LabelEmbedding(num_classes, width) if num_classes else None
+        known = Conditions(conditions or {}, width)
+        self.conditions = known if known.tables else None
 
     def forward(self, c_noise: Float[Tensor, " batch"], cond: Mapping[str, Tensor]) -> Float[Tensor, "batch width"]:
         embedding = self.noise(self.features(c_noise).to(self.noise[0].weight.dtype))
-        if self.label is not None:
-            embedding = embedding + self.label(cond, len(c_noise))
+        if self.conditions is not None:
+            embedding = embedding + self.conditions(cond, len(c_noise))
         return F.silu(embedding)

@@ -92,7 +92,7 @@ class DiT(nn.Module):
         if width % 4:
             raise ValueError(f"{width=} is not a multiple of 4, which the sines and cosines of two axes need")
         self.patch_size, self.width, self.checkpoint = patch_size, width, checkpoint
-        self.embed = ConditionEmbedding(features or LogSnrFeatures(width), width, num_classes)
+        self.embed = ConditionEmbedding(features or LogSnrFeatures(width), width, {"label": num_classes})
         self.patches = nn.Linear(channels * patch_size**2, width)
         self.blocks = nn.ModuleList(TransformerBlock(width, heads, mlp_ratio, width, dropout) for _ in range(depth))
         self.modulation = zero(nn.Linear(width, 2 * width))
