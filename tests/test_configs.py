@@ -28,6 +28,7 @@ NEEDS = {
     "codec/affine": ["codec.shift=128", "codec.scale=128"],
     "network/dit": ["network.width=16", "network.depth=1", "network.heads=2"],
     "clip/dynamic": ["guidance.scale=3"],
+    "times/noise_table": ["times.betas=[0.01,0.5]"],
 }
 SEPARATE = {
     "data/folder": "test_data_folder",
@@ -65,7 +66,7 @@ def test_option(option: str, tmp_path: Path, cache: Path, no_plots: None) -> Non
 def test_sampling_option(option: str, trained: Path, tmp_path: Path) -> None:
     from runs import sample
 
-    sample(trained, tmp_path, option.replace("/", "="))
+    sample(trained, tmp_path, option.replace("/", "="), *NEEDS.get(option, []))
     assert (tmp_path / "00003.png").exists()
 
 

@@ -10,11 +10,12 @@ import torch
 from conftest import GRIDS, SCHEDULES, each, subclasses
 
 from core import times
-from core.schedules import Cosine, LinearBeta, VarianceExploding
+from core.schedules import BetaTable, Cosine, LinearBeta, VarianceExploding
 from core.times import Times
 
 each_grid, each_schedule = each(GRIDS, "grid"), each(SCHEDULES, "schedule")
-FROM_NOISE = {name: grid for name, grid in GRIDS.items() if name not in ("leading", "quadratic")}
+FROM_NOISE = {name: grid for name, grid in GRIDS.items() if name not in ("leading", "quadratic", "noise_table")}
+FAST = [1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5]  # DiffWave's
 
 
 def steps(grid: Times, T: int) -> list[int]:
@@ -44,7 +45,7 @@ def test_a_grid_begins_at_the_schedules_noise(grid, schedule):
     assert log_snr == pytest.approx(schedule.ends[0], abs=1e-6)
 
 
-@each_grid
+@each({name: grid for name, grid in GRIDS.items() if name != "noise_table"}, "grid")
 def test_one_step_is_a_grid(grid):
     shape = ([-6.0, 5.0], [1.0]) if isinstance(grid, times.Fitted) else ()
     assert len(type(grid)(1, *shape)(Cosine())) == 2
@@ -52,7 +53,7 @@ def test_one_step_is_a_grid(grid):
 
 @each_grid
 def test_no_step_is_none(grid):
-    shape = ([-6.0, 5.0], [1.0]) if isinstance(grid, times.Fitted) else ()
+    shape = {times.Fitted: ([-6.0, 5.0], [1.0]), times.NoiseTable: (FAST,)}.get(type(grid), ())
     with pytest.raises(ValueError, match="n=0"):
         type(grid)(0, *shape)
 
@@ -131,3 +132,41 @@ def test_a_fitted_grid_has_equal_mass_in_each_step():
     mass = np.append(0, np.cumsum(density * np.diff(edges)))
     np.testing.assert_allclose(np.diff(np.interp(log_snr, edges, mass)), mass[-1] / 11, rtol=1e-9)
     assert math.isfinite(log_snr.sum())
+
+
+@each_schedule
+def test_a_noise_table_keeps_its_levels_on_any_schedule(schedule):
+    wanted = BetaTable(FAST)
+    levels = wanted.log_snr(torch.arange(6, 0, -1, dtype=torch.float64) / 6)
+    torch.testing.assert_close(schedule.log_snr(times.NoiseTable(6, FAST)(schedule)[:-1]), levels)
+
+
+def test_the_steps_of_a_noise_table_have_its_betas():
+    schedule = LinearBeta(50, 1e-4, 0.05)
+    t = times.NoiseTable(6, FAST)(schedule)
+    alpha_ts, var_ts = schedule.transition(t[1:], t[:-1])
+    torch.testing.assert_close(var_ts, torch.tensor(FAST[::-1], dtype=torch.float64))
+    torch.testing.assert_close(alpha_ts.square(), 1 - var_ts)
+
+
+def test_the_schedules_own_table_is_all_of_its_steps():
+    schedule = LinearBeta(50, 1e-4, 0.05)
+    torch.testing.assert_close(times.NoiseTable(50, schedule.betas.tolist())(schedule), times.Uniform(50)(schedule))
+
+
+def test_the_fast_steps_of_diffwave():
+    """Kong et al. 2021: each level's place among the square roots of alpha_bar, here within 0.1 steps."""
+    roots = np.sqrt(np.cumprod(1 - np.linspace(1e-4, 0.05, 50)))
+    wanted = np.interp(-np.sqrt(np.cumprod(1 - np.array(FAST))), -roots, np.arange(50))
+    steps = (times.NoiseTable(6, FAST)(LinearBeta(50, 1e-4, 0.05))[:-1] * 50 - 1).flip(0)
+    np.testing.assert_allclose(steps.numpy(), wanted, atol=0.1)
+
+
+def test_a_noise_table_has_as_many_steps_as_betas():
+    with pytest.raises(ValueError, match="n=5: a table of 6 betas is a grid of 6 steps"):
+        times.NoiseTable(5, FAST)
+
+
+def test_a_noise_table_noisier_than_the_schedule_is_refused():
+    with pytest.raises(ValueError, match=r"ends at a log-SNR of -7\.6, noisier than the schedule's end, -0\.946"):
+        times.NoiseTable(3, [0.5, 0.9, 0.99])(LinearBeta(50, 1e-4, 0.05))
