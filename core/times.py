@@ -148,28 +148,6 @@ class NoiseTable(Times):
         return _then_data(schedule, log_snr)
 
 
-class NoiseTable(Times):
-    """The noise levels of another, shorter table of betas, then 0: the fast sampling of DiffWave (Kong et al. 2021).
-
-    betas: (n,), as of `core.schedules.BetaTable`. With `DDPM` the steps between the times have these betas.
-    """
-
-    def __init__(self, n: int, betas: Sequence[float]) -> None:
-        super().__init__(n)
-        if n != len(betas):
-            raise ValueError(f"n={n}: a table of {len(betas)} betas is a grid of {len(betas)} steps")
-        self.table = BetaTable(betas)
-
-    def __call__(self, schedule: Schedule) -> Grid:
-        log_snr = self.table.log_snr(torch.linspace(1, 1 / self.n, self.n, dtype=torch.float64))
-        if float(log_snr[0]) < schedule.ends[0] - 1e-6:
-            raise ValueError(
-                f"the table of betas ends at a log-SNR of {float(log_snr[0]):.3g}, noisier than the schedule's end, "
-                f"{schedule.ends[0]:.3g}"
-            )
-        return _then_data(schedule, log_snr)
-
-
 def _then_data(schedule: Schedule, log_snr: Float[Tensor, " n"]) -> Grid:
     """The times of n increasing log-SNRs, and t = 0 after them."""
     times = schedule.inverse(log_snr)
