@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import http.client
 import stat
@@ -26,7 +27,7 @@ CHUNK = 1 << 16
 
 
 def wav_members(archive: Path, folder: str) -> dict[str, bytes]:
-    """The WAV files of all folders of this name in a .tar, .tar.gz or .zip archive: names and contents, sorted.
+    """The WAV files of all folders of this name in a .tar.gz or .zip archive: names and contents, sorted.
 
     UserError if it is missing, damaged, no archive, or made to harm: with absolute paths or `..`, links in place of
     files, or sizes beyond all recordings.
@@ -49,13 +50,17 @@ def wav_members(archive: Path, folder: str) -> dict[str, bytes]:
 
 def _tar_members(archive: Path, folder: str) -> Iterator[tuple[str, bytes]]:
     total = 0
-    with tarfile.open(archive) as tar:
+    with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
         for member in tar:
             total += max(member.size, 0)
             if _wanted(archive, member.name, folder, member.isdir(), member.isreg(), member.size, total):
                 content = tar.extractfile(member)
                 assert content is not None  # it is a regular file
-                yield member.name, content.read(MAX_FILE)
+                yield member.name, _complete(content.read(MAX_FILE), member.size)
+        while rest := stream.read(CHUNK):  # tarfile takes a damaged header for the end; gzip checks its sum at the end
+            total += len(rest)
+            if total > MAX_TOTAL or rest.strip(b"\0"):
+                raise tarfile.ReadError("it goes on where it should end")
 
 
 def _zip_members(archive: Path, folder: str) -> Iterator[tuple[str, bytes]]:
@@ -67,7 +72,13 @@ def _zip_members(archive: Path, folder: str) -> Iterator[tuple[str, bytes]]:
             regular = mode in (0, stat.S_IFREG)
             if _wanted(archive, member.filename, folder, member.is_dir(), regular, member.file_size, total):
                 with file.open(member) as content:
-                    yield member.filename, content.read(MAX_FILE)
+                    yield member.filename, _complete(content.read(MAX_FILE), member.file_size)
+
+
+def _complete(content: bytes, size: int) -> bytes:
+    if len(content) != size:
+        raise EOFError(f"{len(content):,} of {size:,} bytes of a file")
+    return content
 
 
 def _wanted(archive: Path, name: str, folder: str, is_folder: bool, is_regular: bool, size: int, total: int) -> bool:
@@ -75,7 +86,7 @@ def _wanted(archive: Path, name: str, folder: str, is_folder: bool, is_regular: 
     if total > MAX_TOTAL:
         raise UserError(f"{archive} claims to hold more than {MAX_TOTAL:,} bytes")
     path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[:1]:
+    if path.is_absolute() or ".." in path.parts or any(":" in part for part in path.parts[:1]):
         raise UserError(f"{archive} is refused: its member {name!r} points out of the archive")
     if is_folder or path.suffix.lower() != ".wav" or folder not in path.parts[:-1]:
         return False

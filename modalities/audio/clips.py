@@ -24,7 +24,8 @@ SUFFIXES = {".wav", ".flac", ".ogg"}
 FULL_SCALE = 32767  # the int16 that stands for 1
 PEAK = 0.9  # of a clip with `normalise=peak`: what a codec adds on top still has room below 1
 MIN_SECONDS, MAX_SECONDS = 0.02, 3600  # of a file
-SILENCE = 1e-3  # -60 dB: a file that never leaves its mean by more is silent, and so is a window by its file's peak
+SILENCE = 1e-3  # -60 dB: a sound that never leaves its mean by more is silent ...
+QUIET = 0.01  # ... and so is a piece of a file that stays 40 dB below the rest
 RATES = (4_000, 384_000)  # Hz that are sampling rates; a small file can claim any
 MAX_CHANNELS = 16
 FADE_SECONDS = 0.005  # at the end of a clip that is cut, which would click
@@ -36,6 +37,17 @@ BLOCK = 1 << 20  # frames read at a time, so that many channels take no more mem
 def sound_files(root: Path) -> list[Path]:
     """All WAV, FLAC and OGG files under a folder, sorted, without hidden ones. UserError if there are none."""
     return files_in(root, SUFFIXES, "sound files")
+
+
+def first_rate(files: Sequence[Path]) -> int:
+    """The sampling rate of the first file whose header can be read, in Hz. UserError if there is none."""
+    sf = soundfile()
+    for file in files:
+        try:
+            return int(sf.info(str(file)).samplerate)
+        except sf.SoundFileError:
+            continue
+    raise UserError(f"none of {len(files):,} sound files can be read, such as {files[0]}")
 
 
 @dataclass(frozen=True)
@@ -72,8 +84,7 @@ class Reader:
         if peak < SILENCE:
             raise ValueError("silent")
         clips = self._cut(resample(x, rate, self.sample_rate))
-        if self.windows and len(clips) > 1:
-            clips = [clip for clip in clips if np.abs(clip - clip.mean()).max() > SILENCE * max(peak, 1)]
+        clips = [clip for clip in clips if np.abs(clip - clip.mean()).max() >= max(SILENCE, QUIET * peak)]
         return [to_int16(clip * scale(clip, self.normalise)) for clip in clips]
 
     def _cut(self, x: Float32[np.ndarray, " n"]) -> list[Float32[np.ndarray, " _"]]:
@@ -101,13 +112,14 @@ def read(file: Path | bytes) -> tuple[Float32[np.ndarray, " n"], int]:
             raise ValueError(f"{channels} channels, more than the {MAX_CHANNELS} allowed")
         if sound.frames > MAX_SECONDS * rate:
             raise ValueError("longer than an hour")
-        blocks = [block.mean(1, dtype=np.float64) for block in sound.blocks(BLOCK, dtype="float32", always_2d=True)]
-    x = np.concatenate([np.zeros(0), *blocks])
+        blocks = sound.blocks(BLOCK, dtype="float32", always_2d=True)
+        mono = [block.mean(1, dtype=np.float64).astype(np.float32) for block in blocks]
+    x = np.concatenate([np.zeros(0, np.float32), *mono])
     if len(x) < MIN_SECONDS * rate:
         raise ValueError(f"{len(x)} samples, shorter than {MIN_SECONDS * 1000:g} ms" if len(x) else "empty")
     if not np.isfinite(x).all():
         raise ValueError("holds NaN or infinite values")
-    return (x / max(1, np.abs(x).max())).astype(np.float32), rate
+    return x / max(np.float32(1), np.abs(x).max()), rate
 
 
 def soundfile() -> Any:

@@ -79,7 +79,7 @@ class AudioData:
     facts: `sample_rate` (Hz), `multiple`, `max_length` (samples: the longest clip's, rounded up to the multiple),
            `classes` (the values of `label`), `conditions` (each one's values by its name), and `lengths`: 8 quantiles
            of the training clips' lengths in samples, a row for each combination of the conditions in row-major order
-           (one row without conditions, or for more than 500); [] if all are equal.
+           (one row without conditions, or for more than 500); [] if all are `max_length` long.
 
     multiple: samples; the coarsest stride that any codec and network will have.
     silence:  False: each clip has its own length, by its mask. True: all are filled up with silence that is data.
@@ -112,7 +112,7 @@ class AudioData:
             "multiple": multiple,
             "classes": self.classes,
             "conditions": self.conditions,
-            "lengths": [] if full or shortest == longest else self._quantiles(),
+            "lengths": [] if full else self._quantiles(),
         }
 
     def _quantiles(self) -> list[list[int]]:
