@@ -48,10 +48,10 @@ class Upsampler(nn.Module):
         )
 
     def forward(
-        self, spectrogram: Float[Tensor, "batch bands frames"], real: Float[Tensor, "batch 1 frames_or_1"]
+        self, spectrogram: Float[Tensor, "batch 1 frames bands"], real: Float[Tensor, "batch 1 frames_or_1"]
     ) -> Float[Tensor, "batch bands samples"]:
         """real: 1 for the frames that have real samples, (B, 1, 1) where all have."""
-        x = spectrogram[:, None]
+        x = spectrogram.transpose(2, 3)
         for layer, stride in zip(self.layers, self.strides, strict=True):
             x = F.leaky_relu(layer(masked(x, real[:, None])), 0.4)
             real = real if is_full(real) else real.repeat_interleave(stride, dim=-1)
@@ -94,8 +94,8 @@ class DiffWave(nn.Module):
     layers:     layer i has dilation 2^(i mod cycle): each output sees 1 + 2 * (their sum) samples
     channels:   of every layer
     embedding:  width of the vector that carries noise level and conditions
-    bands:      of the local condition `cond["spectrogram"]` (B, bands, frames), 0 for a network without one; a sample
-                whose conditions are dropped, and a batch that has none, gets zeros after the upsampling
+    bands:      of the local condition `cond["spectrogram"]` (B, 1, frames, bands), 0 for a network without one; a
+                sample whose conditions are dropped, and a batch that has none, gets zeros after the upsampling
     strides:    of the upsampling: a frame covers their product of samples
     features:   of c_noise; the default, `LogSnrFeatures(128)`, wants a log-SNR, `TabledStepFeatures` the paper's step
     checkpoint: recompute each layer's activations in the backward pass: much less memory, about a third more time
@@ -153,14 +153,14 @@ class DiffWave(nn.Module):
         if "spectrogram" not in cond:
             return x.new_zeros(len(x), self.bands, 1)
         spectrogram, samples = cond["spectrogram"], x.shape[-1]
-        frames = -(-samples // upsample.hop)
-        if spectrogram.ndim != 3 or spectrogram.shape[1] != self.bands or spectrogram.shape[2] < frames:
+        expected = (len(x), 1, -(-samples // upsample.hop), self.bands)
+        if spectrogram.shape != expected:
             raise ValueError(
-                f"the spectrogram has shape {tuple(spectrogram.shape)}; {samples} samples need (batch, {self.bands}, "
-                f"{frames}) or more frames of {upsample.hop} samples"
+                f"the spectrogram has shape {tuple(spectrogram.shape)}; {samples} samples need {expected}, "
+                f"a frame for every {upsample.hop}"
             )
         real = mask if is_full(mask) else F.max_pool1d(mask, upsample.hop, ceil_mode=True)
-        local = upsample(spectrogram[..., :frames].to(x.dtype), real)[..., :samples]
+        local = upsample(spectrogram.to(x.dtype), real)[..., :samples]
         return local.masked_fill(cond["drop"].bool()[:, None, None], 0) if "drop" in cond else local
 
     def _run(self, layer: nn.Module, *inputs: Tensor | None) -> tuple[Tensor, Tensor]:
