@@ -114,9 +114,12 @@ def try_once(denoiser: Denoiser, template: Batch) -> None:
 
 def fitted_codec(config: DictConfig, source: Source) -> Codec:
     """The codec with what it takes from training data, which becomes part of the config."""
+    from omegaconf import OmegaConf, open_dict
+
     codec = build_codec(config)
     if found := codec.fit(whole(source, FIT_SAMPLES)):
-        config.codec.update(found)
+        with open_dict(config):
+            config.codec = OmegaConf.merge(config.codec, found)
         codec = build_codec(config)
     return codec
 

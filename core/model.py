@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from torch.nn import Module
 
@@ -62,6 +63,21 @@ class Model:
             config.steps = steps
         return concatenate(list(self.stream(self.template(n, cond), config, seed=seed)))
 
+    def draw(
+        self,
+        template: Batch,
+        config: DictConfig,
+        seed: int,
+        indices: Int[Tensor, " b"],
+        callback: Callback | None = None,
+    ) -> Batch:
+        """Decoded samples number `indices` of a request for the template, in one batch on the model's device."""
+        denoiser = guided(config, self.denoiser, self.codec).eval()
+        sampler, times = build_sampler(config, self.denoiser)
+        template = template.to(self.device)
+        x0 = sample(denoiser, sampler, template, times, seed=seed, indices=indices, callback=callback)
+        return self.codec.decode(template.with_x(x0))
+
     @property
     def device(self) -> torch.device:
         return next(self.denoiser.parameters()).device
@@ -82,8 +98,6 @@ class Model:
         their first sample. callback: see `core.samplers.sample`; its states are in diffusion coordinates.
         """
         n = len(template)
-        denoiser = guided(config, self.denoiser, self.codec).eval()
-        sampler, times = build_sampler(config, self.denoiser)
         rows_evaluated = rows_drawn = 0
 
         def count(network: Module, arguments: tuple[Tensor, ...]) -> None:
@@ -93,12 +107,11 @@ class Model:
         hook = self.denoiser.network.register_forward_pre_hook(count)
         try:
             for first in filter(wanted, range(0, n, micro_batch)):
-                part = template[first : first + micro_batch].to(self.device)
-                indices = torch.arange(first, first + len(part))
-                x0 = sample(denoiser, sampler, part, times, seed=seed, indices=indices, callback=callback)
+                part = template[first : first + micro_batch]
+                drawn = self.draw(part, config, seed, torch.arange(first, first + len(part)), callback)
                 rows_drawn += len(part)
                 self.nfe = rows_evaluated / rows_drawn
-                yield self.codec.decode(part.with_x(x0)).to("cpu")
+                yield drawn.to("cpu")
         finally:
             hook.remove()
 

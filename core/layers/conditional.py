@@ -21,6 +21,7 @@ class ConditionalUNet(nn.Module):
     conditions:       name -> values (or their number), see `core.layers.embedding.Conditions`; {} ignores `cond`
     widths:           channels of each level, finest first
     extra:            input channels beside the data's that a subclass concatenates, of the data's resolution
+    embedding:        width of the vector of noise level and conditions; 4 widths[0] unless given
     blocks, attention, patch_size, checkpoint: see `core.layers.unet.UNet`
     features:         of c_noise; the default, `LogSnrFeatures(widths[0])`, wants a log-SNR
     learned_variance: the output has twice the channels, the second half for the variance (Nichol & Dhariwal 2021)
@@ -38,6 +39,7 @@ class ConditionalUNet(nn.Module):
         widths: Sequence[int],
         *,
         extra: int = 0,
+        embedding: int | None = None,
         blocks: int = 1,
         attention: Sequence[int] = (),
         patch_size: int = 1,
@@ -48,7 +50,7 @@ class ConditionalUNet(nn.Module):
         **style: Any,
     ) -> None:
         super().__init__()
-        embedding = 4 * widths[0]
+        embedding = embedding or 4 * widths[0]
         self.embed = ConditionEmbedding(features or LogSnrFeatures(widths[0]), embedding, conditions)
         self.body = UNet(
             channels + extra,

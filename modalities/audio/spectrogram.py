@@ -1,0 +1,84 @@
+"""Log-spectrograms as diffusion coordinates: a latent space of sound with an analytic encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from core.batch import Batch
+from core.codec import Codec
+from modalities.audio.bands import WARP, Bands
+from modalities.audio.frames import frame_mask, mask_of_frames, whole_frames
+from modalities.audio.vocoder import GriffinLim, Vocoder
+
+
+class Spectrogram(Codec):
+    """Waveform (B, 1, L) -> standardised log-amplitudes (B, 1, frames, bands); back through a vocoder. Lossy.
+
+    window, hop, warp, mels, sample_rate, floor: see `Bands`.
+    vocoder: makes the sound; `GriffinLim()` unless given.
+    mean, std, low, high: of each band over the real frames of the training data, measured; x_0 is clipped to
+             [low, high], whose lower end is silence.
+
+    Time comes before frequency, so the noise of a clip does not depend on how far it is padded.
+    """
+
+    def __init__(
+        self,
+        window: int = 256,
+        hop: int = 80,
+        warp: Sequence[Sequence[int]] = WARP,
+        mels: int | None = None,
+        sample_rate: int | None = None,
+        floor: float = 0.01,
+        vocoder: Vocoder | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        low: Sequence[float] | None = None,
+        high: Sequence[float] | None = None,
+    ) -> None:
+        self.bands = Bands(window, hop, warp, mels, sample_rate, floor)
+        self.vocoder = vocoder or GriffinLim()
+        self.mean = _row(mean, "mean", self.bands.count, 0.0)
+        self.std = _row(std, "std", self.bands.count, 1.0)
+        if low is not None and high is not None:
+            self.range = (_row(low, "low", self.bands.count, 0.0), _row(high, "high", self.bands.count, 0.0))
+
+    def encode(self, batch: Batch) -> Batch:
+        batch = whole_frames(batch, self.bands.hop)
+        logs = self.bands.analyse((batch.x * batch.mask)[:, 0])
+        mask = frame_mask(batch.mask, self.bands.hop)
+        return Batch(self.standardise(logs)[:, None] * mask, mask, batch.cond)
+
+    def decode(self, batch: Batch) -> Batch:
+        logs = self.logs(batch.x[:, 0])
+        x = self.vocoder(logs, batch.mask[:, 0], self.bands)[:, None]
+        mask = mask_of_frames(batch.mask, self.bands.hop)
+        return Batch((x * mask).clamp(-1, 1), mask, batch.cond)
+
+    def standardise(self, logs: Float[Tensor, "batch frames bands"]) -> Float[Tensor, "batch frames bands"]:
+        return (logs - self.mean.to(logs)) / self.std.to(logs)
+
+    def logs(self, z: Float[Tensor, "batch frames bands"]) -> Float[Tensor, "batch frames bands"]:
+        """The inverse of `standardise`."""
+        return z * self.std.to(z) + self.mean.to(z)
+
+    def fit(self, batch: Batch) -> Mapping[str, object]:
+        batch = whole_frames(batch, self.bands.hop)
+        logs = self.bands.analyse((batch.x * batch.mask)[:, 0])
+        real = frame_mask(batch.mask, self.bands.hop)[:, 0].expand(-1, logs.shape[1], -1)[..., 0] > 0
+        frames = logs[real].double()  # (frames of all clips, bands)
+        mean, std = frames.mean(0), frames.std(0).clamp(min=1e-3)
+        # a digital silence lies far below what recordings have, but is data where a clip has it
+        low, high = (frames.amin(0) - mean) / std, (frames.amax(0) - mean) / std
+        found = {"mean": mean, "std": std, "low": low, "high": high}
+        return {name: [round(v, 5) for v in values.tolist()] for name, values in found.items()}
+
+
+def _row(values: Sequence[float] | None, name: str, count: int, default: float) -> Float[Tensor, " bands"]:
+    if values is not None and len(values) != count:
+        raise ValueError(f"{name} has {len(values)} values for {count} bands")
+    return torch.full((count,), default) if values is None else torch.tensor(list(values))

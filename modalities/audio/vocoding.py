@@ -1,0 +1,66 @@
+"""Waveforms given their spectrogram: the coordinates of a vocoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from core.batch import Batch
+from core.codec import Codec
+from modalities.audio.frames import whole_frames
+from modalities.audio.spectrogram import Spectrogram
+
+
+class Vocoding(Codec):
+    """z = x / envelope, with the spectrogram of x as the condition `spectrogram` (B, 1, frames, bands).
+
+    The envelope is the loudness that the spectrogram itself tells, so that quiet sounds are as large in z as loud ones
+    and a whisper does not drown in the last noise. spectrogram: what is conditioned on. scale, bound: the standard
+    deviation of x / loudness, and the largest |z| (for clipping x_0), measured on the training data.
+    quietest: the loudness below which a sound counts as silence, relative to full scale.
+    """
+
+    conditions = ("spectrogram",)
+
+    def __init__(
+        self, spectrogram: Spectrogram, scale: float = 1.0, bound: float | None = None, quietest: float = 1e-3
+    ) -> None:
+        if scale <= 0 or quietest <= 0:
+            raise ValueError(f"scale={scale}, quietest={quietest}: must be positive")
+        self.spectrogram, self.scale, self.quietest = spectrogram, scale, quietest
+        if bound is not None:
+            self.range = (-bound, bound)
+
+    def encode(self, batch: Batch) -> Batch:
+        batch = whole_frames(batch, self.spectrogram.bands.hop)
+        spectrogram = self.spectrogram.encode(batch).x
+        x = batch.x * batch.mask / (self._envelope(spectrogram) * self.scale)
+        return Batch(x * batch.mask, batch.mask, {**batch.cond, "spectrogram": spectrogram})
+
+    def decode(self, batch: Batch) -> Batch:
+        x = batch.x * self._envelope(batch.cond["spectrogram"]) * self.scale
+        cond = {name: value for name, value in batch.cond.items() if name != "spectrogram"}
+        return Batch((x * batch.mask).clamp(-1, 1), batch.mask, cond)
+
+    def fit(self, batch: Batch) -> Mapping[str, object]:
+        seen = self.spectrogram.fit(batch)
+        for name, values in seen.items():
+            setattr(self.spectrogram, name, self.spectrogram.mean.new_tensor(values))
+        encoded = self.encode(batch)
+        real = encoded.mask.expand_as(encoded.x)
+        scale = float(((encoded.x**2 * real).sum() / real.sum()).sqrt()) * self.scale
+        bound = float(encoded.x.abs().max()) * self.scale / scale
+        return {"spectrogram": seen, "scale": round(scale, 6), "bound": round(bound, 3)}
+
+    def _envelope(self, spectrogram: Float[Tensor, "batch 1 frames bands"]) -> Float[Tensor, "batch 1 length"]:
+        """The root mean square of the sound around each sample, from the spectrogram, linear between frames."""
+        bands = self.spectrogram.bands
+        magnitudes = bands.magnitudes(self.spectrogram.logs(spectrogram[:, 0]))
+        # Parseval: a Hann window has 3/8 of its length as energy, and half of the bins are counted
+        loudness = (2 * magnitudes.square().sum(-1) / (0.375 * bands.window**2)).sqrt()
+        length = loudness.shape[1] * bands.hop
+        smooth = F.interpolate(loudness[:, None], size=length, mode="linear", align_corners=False)
+        return smooth.clamp(min=self.quietest)
