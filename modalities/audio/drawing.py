@@ -109,13 +109,13 @@ def save_grid(
                     panels.text(left + size[0], top + 0.12, f"peak {peak(clip):.2g}", 5.5, ha="right", color="gray")
                     panels.waveform(left, top + TITLE, WAVE_HEIGHT, clip)
                     panels.spectrogram(left, top + TITLE + WAVE_HEIGHT, clip)
-        bottom = TOP + len(rows) * step_y - GAP - size[1]
-        for j in range(len(rows[-1])):
-            panels.seconds(begin + j * step_x, bottom)
+        for j in range(columns):
+            lowest = max((i for i, row in enumerate(chosen) if j < len(row) and row[j] is not None), default=None)
+            if lowest is not None:
+                panels.seconds(begin + j * step_x, TOP + lowest * step_y + TITLE + WAVE_HEIGHT)
     for i in range(len(rows)):
         panels.hertz(LEFT, TOP + i * step_y + TITLE + WAVE_HEIGHT)
     panels.text(LEFT - 0.06, TOP + TITLE + WAVE_HEIGHT - 0.08, "kHz", 6, ha="right")
-    panels.text(width - RIGHT, height - BOTTOM + 0.06 - GAP, "s", 6, va="top")
     panels.color_bar(width - RIGHT + 0.05, TOP + TITLE + WAVE_HEIGHT, size[1])
     panels.save(path)
 
@@ -132,16 +132,15 @@ def save_strip(moments: Sequence[Batch], path: Path, sample_rate: int, condition
     left, height = 1.3, TOP + len(columns[0]) * step_y + BOTTOM
     width = left + len(columns) * step_x + RIGHT
     panels = Panels(Scale(columns[-1], sample_rate), width, height, size)
+    titles = {0: "noise", len(moments) - 1: "sound"}
     for j, column in enumerate(columns):
-        part = chosen[j] / max(len(moments) - 1, 1)
-        panels.text(left + j * step_x, TOP - 0.08, {0: "noise", 1: "sound"}.get(part, f"{part:.0%} of the steps"), 8)
+        panels.text(left + j * step_x, TOP - 0.08, titles.get(chosen[j], f"{chosen[j] + 1} of {len(moments)}"), 8)
         for i, clip in enumerate(column):
             panels.spectrogram(left + j * step_x, TOP + i * step_y, clip)
         panels.seconds(left + j * step_x, TOP + (len(column) - 1) * step_y)
     for i in range(len(columns[0])):
         panels.hertz(left, TOP + i * step_y)
         panels.text(0.1, TOP + i * step_y + size[1] / 2, caption(moments[-1], i, conditions or {}), 8, va="center")
-    panels.text(width - RIGHT, height - BOTTOM + 0.06 - GAP, "s", 6, va="top")
     panels.color_bar(width - RIGHT + 0.05, TOP + 0.03, size[1])
     panels.save(path)
 

@@ -85,7 +85,7 @@ class Panels:
 
     def title(self, left: float, base: float, words: str) -> None:
         """Words above a panel, beside which a number has room: long ones are smaller, and cut off at last."""
-        short = words if len(words) <= 24 else f"{words[:23]}…"
+        short = words if len(words) <= 20 else f"{words[:19]}…"
         self.text(left, base, short, 7 * min(1, 15 / max(len(short), 1)))
 
     def text(self, left: float, base: float, words: str, size: float = 7, **style: object) -> None:
@@ -126,7 +126,7 @@ class Panels:
         for second in _round_steps(self.scale.seconds, 3):
             x = left + self.size[0] * second / self.scale.seconds
             self._tick((x, x), (bottom, bottom + 0.04))
-            self.text(x, bottom + 0.06, f"{second:g}", 6, va="top", ha="center")
+            self.text(x, bottom + 0.06, f"{second:g}" if second else "0 s", 6, va="top", ha="center")
 
     def color_bar(self, left: float, top: float, height: float) -> None:
         """What the colours mean."""
