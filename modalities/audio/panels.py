@@ -126,7 +126,9 @@ class Panels:
         for second in _round_steps(self.scale.seconds, 3):
             x = left + self.size[0] * second / self.scale.seconds
             self._tick((x, x), (bottom, bottom + 0.04))
-            self.text(x, bottom + 0.06, f"{second:g}" if second else "0 s", 6, va="top", ha="center")
+            # words at both ends stay within the panel, or they would run into its neighbour's
+            side = "left" if not second else "right" if left + self.size[0] - x < 0.1 else "center"
+            self.text(x, bottom + 0.06, f"{second:g}" if second else "0 s", 6, va="top", ha=side)
 
     def color_bar(self, left: float, top: float, height: float) -> None:
         """What the colours mean."""
