@@ -79,6 +79,23 @@ def save(
     _replace_text(folder.parent / "last", folder.name)
 
 
+def export(folder: Path, weights: Mapping[str, Tensor], config_text: str) -> int:
+    """Writes a folder with float16 weights and the config alone, which `find` takes for a step folder; its bytes.
+
+    UserError if something of that name is there already.
+    """
+    if folder.exists():
+        raise UserError(f"{folder} is there already: choose another out=, or remove it")
+    half = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
+    unfinished = _hidden(folder, "tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    save_file(_weights(half, MODEL), unfinished / MODEL)
+    (unfinished / CONFIG).write_text(config_text, encoding="utf-8")
+    unfinished.rename(folder)
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
 def load_weights(folder: Path | str, averaged: bool = True) -> dict[str, Tensor]:
     """The denoiser's weights on the CPU: the averaged ones, or the raw ones if asked for or if there are no others."""
     folder = Path(folder)

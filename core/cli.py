@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # parts of a config whose keys depend on what is loaded: `cond.label=3` needs no `+` before it
 OPEN = ("cond", "guidance", "clip", "sampler", "times")
+OPEN_TO = {"evaluate": ("data",)}  # further ones of a command: data.path=... says where a checkpoint's data lies here
 
 
 def is_first_process() -> bool:
@@ -52,7 +53,7 @@ def _hydra_main(command: str, work: Callable[[DictConfig], object]) -> None:
     import hydra
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors instead of printing them
-    sys.argv[1:] = [_opened(argument) for argument in sys.argv[1:]]
+    sys.argv[1:] = [_opened(argument, command) for argument in sys.argv[1:]]
     raised: list[BaseException] = []
 
     def task(config: DictConfig) -> None:
@@ -66,8 +67,9 @@ def _hydra_main(command: str, work: Callable[[DictConfig], object]) -> None:
         raise raised[0]
 
 
-def _opened(argument: str) -> str:
-    return f"++{argument}" if argument.split(".")[0] in OPEN and "." in argument.split("=")[0] else argument
+def _opened(argument: str, command: str) -> str:
+    is_open = argument.split(".")[0] in (*OPEN, *OPEN_TO.get(command, ()))
+    return f"++{argument}" if is_open and "." in argument.split("=")[0] else argument
 
 
 def _explain(error: BaseException, command: str) -> str | None:

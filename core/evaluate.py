@@ -39,6 +39,9 @@ def _checkpoint(config: DictConfig, folder: Path, report: Reporter) -> None:
     if config.get("modality"):  # another extractor, for example
         drawing.modality = OmegaConf.merge(drawing.modality, config.modality)
         model.modality = build_modality(drawing)
+    if config.get("data"):  # where it lies on this machine, or other data
+        chosen = config.data
+        drawing.data = chosen if "_target_" in chosen else OmegaConf.merge(drawing.data, chosen)
     data = part(drawing, "data")
     asked = request(config, drawing)
     evaluate_model(

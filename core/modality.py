@@ -73,7 +73,7 @@ class Modality:
         raise NotImplementedError
 
     def present(self, batch: Batch, folder: Path, real: Batch | None) -> None:
-        """Pictures of the samples in `folder`, where their files are already; real: held-out data to draw beside them."""
+        """Pictures of the samples in `folder`, beside their files; real: held-out data to draw beside them."""
         self.grid(batch[:GRID_SAMPLES], folder / GRID)
 
     def trajectory(self, moments: Sequence[Batch], folder: Path) -> None:

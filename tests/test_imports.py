@@ -65,6 +65,7 @@ PLUMBING = {
     "sample": 9,
     "fit": 9,
     "evaluate": 10,
+    "export": 10,
     "train": 10,
 }
 LEAVES = {"batch", "schedules", "space", "prediction", "times"}
