@@ -54,6 +54,18 @@ class Bands:
     def count(self) -> int:
         return len(self.average)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both see the same in every sound."""
+        if not isinstance(other, Bands):
+            return NotImplemented
+        numbers = (self.window, self.hop, self.floor) == (other.window, other.hop, other.floor)
+        return numbers and torch.equal(self.average, other.average)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        return f"{self.count} bands of window={self.window}, hop={self.hop}, floor={self.floor:g}"
+
     def analyse(self, x: Float[Tensor, "batch length"]) -> Float[Tensor, "batch frames bands"]:
         """length must be a multiple of hop; there are length / hop frames."""
         power = stft(x, self.window, self.hop).abs().square()

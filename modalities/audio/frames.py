@@ -36,11 +36,6 @@ def mask_of_frames(mask: Float[Tensor, "batch 1 frames 1"], hop: int) -> Float[T
     return mask[..., 0] if is_full(mask) else mask[..., 0].repeat_interleave(hop, dim=-1)
 
 
-def hann(length: int, like: Tensor) -> Float[Tensor, " length"]:
-    """The periodic Hann window."""
-    return torch.hann_window(length, dtype=like.dtype, device=like.device)
-
-
 def stft(x: Float[Tensor, "batch length"], window: int, hop: int) -> Float[Tensor, "batch frames bins"]:
     """Complex, of Hann windows centred on the middle of each frame of `hop` samples; silence beyond both ends.
 
@@ -48,20 +43,6 @@ def stft(x: Float[Tensor, "batch length"], window: int, hop: int) -> Float[Tenso
     """
     margin = window // 2 - hop // 2
     padded = F.pad(x, (margin, window - hop - margin))
-    spectrum = torch.stft(padded, window, hop, window=hann(window, x), center=False, return_complex=True)
+    taper = torch.hann_window(window, dtype=x.dtype, device=x.device)
+    spectrum = torch.stft(padded, window, hop, window=taper, center=False, return_complex=True)
     return spectrum.transpose(1, 2)
-
-
-def istft(spectrum: Float[Tensor, "batch frames bins"], window: int, hop: int) -> Float[Tensor, "batch length"]:
-    """The sound whose `stft` is nearest: overlapped, added, and divided by the windows' summed squares."""
-    frames = torch.fft.irfft(spectrum.transpose(1, 2), n=window, dim=1)
-    taper = hann(window, frames)[:, None]
-    total = (spectrum.shape[1] - 1) * hop + window
-
-    def overlap(parts: Tensor) -> Tensor:
-        return F.fold(parts, (1, total), (1, window), stride=(1, hop))[:, 0, 0]
-
-    weight = overlap((taper**2).expand(1, window, spectrum.shape[1]))
-    margin = window // 2 - hop // 2
-    sound = overlap(frames * taper) / weight.clamp(min=1e-6)
-    return sound[:, margin : margin + spectrum.shape[1] * hop]

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from core.batch import is_full
 from core.layers.conditional import ConditionalUNet
 from core.layers.init import convolution
-from core.layers.patches import unpatchify
+from core.layers.masks import masked, pool_mask, spatial_mask
+from core.layers.patches import check_size, unpatchify
 
 Conditions = Mapping[str, Sequence[str] | int]
 
@@ -44,7 +45,7 @@ class UNet1d(ConditionalUNet):
         extra = local_channels if local_bands else 0
         super().__init__(1, 1, conditions, widths, patch_size=patch_size, extra=extra, **options)
         self.patch_size, self.repeats = patch_size, hop // patch_size
-        self.local = _Local(local_bands, local_channels * patch_size, jitter) if local_bands else None
+        self.local = _Local(local_bands, hop, local_channels * patch_size, jitter) if local_bands else None
 
     def forward(
         self,
@@ -54,29 +55,41 @@ class UNet1d(ConditionalUNet):
         cond: Mapping[str, Tensor],
     ) -> Float[Tensor, "batch outputs length"]:
         if self.local is not None:
-            followed = self.local(cond, x).repeat_interleave(self.repeats, dim=-1)
+            check_size(x, self.stride, 1)
+            followed = self.local(x, mask, cond).repeat_interleave(self.repeats, dim=-1)
             x = torch.cat([x, unpatchify(followed, self.patch_size)], dim=1)
         return super().forward(x, c_noise, mask, cond)
 
 
 class _Local(nn.Module):
-    """What the network sees of a spectrogram at each frame; zeros where the condition is dropped."""
+    """What the network sees of a spectrogram at each frame of `hop` samples; zeros where the condition is dropped."""
 
-    def __init__(self, bands: int, channels: int, jitter: float) -> None:
+    def __init__(self, bands: int, hop: int, channels: int, jitter: float) -> None:
         super().__init__()
-        self.jitter = jitter
+        self.bands, self.hop, self.jitter = bands, hop, jitter
         self.first = convolution(1, bands, 2 * channels)
         self.second = convolution(1, 2 * channels, channels)
 
-    def forward(self, cond: Mapping[str, Tensor], x: Tensor) -> Float[Tensor, "batch channels frames"]:
-        if "spectrogram" not in cond:
-            raise ValueError("this network follows a spectrogram: cond['spectrogram'] is missing")
-        frames = cond["spectrogram"][:, 0].transpose(1, 2).to(x.dtype)
+    def forward(self, x: Tensor, mask: Tensor, cond: Mapping[str, Tensor]) -> Float[Tensor, "batch channels frames"]:
+        frames = self._frames(x, cond)
         if self.training and self.jitter:  # as dropout does, from the generator that each step seeds
             frames = frames + self.jitter * torch.randn_like(frames)
         if "drop" in cond:
             frames = frames * (~cond["drop"].bool()).to(x.dtype)[:, None, None]
-        return self.second(F.silu(self.first(frames)))
+        real = pool_mask(spatial_mask(mask, x), self.hop)
+        return self.second(masked(F.silu(self.first(masked(frames, real))), real))
+
+    def _frames(self, x: Tensor, cond: Mapping[str, Tensor]) -> Float[Tensor, "batch bands frames"]:
+        if "spectrogram" not in cond:
+            raise ValueError("this network follows a spectrogram: cond['spectrogram'] is missing")
+        spectrogram, wanted = cond["spectrogram"], (len(x), 1, x.shape[-1] / self.hop, self.bands)
+        if tuple(spectrogram.shape) != wanted:
+            shape = f"({len(x)}, 1, {wanted[2]:g}, {self.bands})"
+            raise ValueError(
+                f"cond['spectrogram'] has shape {tuple(spectrogram.shape)}; {x.shape[-1]} samples need {shape}, "
+                f"a frame for every {self.hop}"
+            )
+        return spectrogram[:, 0].transpose(1, 2).to(x.dtype)
 
 
 class SpectrogramUNet(ConditionalUNet):
@@ -109,7 +122,10 @@ class SpectrogramUNet(ConditionalUNet):
         mask: Float[Tensor, "batch 1 maskframes 1"],
         cond: Mapping[str, Tensor],
     ) -> Float[Tensor, "batch outputs frames bands"]:
+        check_size(x, self.stride, 2)
         batch, _, frames, bands = x.shape
+        if bands != self.frequency.shape[1]:
+            raise ValueError(f"bands={self.frequency.shape[1]}, but the codec's frames have {bands}")
         since = torch.arange(frames, device=x.device, dtype=x.dtype) / self.FRAMES
         length = mask[:, 0, :, 0].sum(1, keepdim=True) if not is_full(mask) else mask[:, 0, :, 0] * frames
         until = length.to(x.dtype) / self.FRAMES - since

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from core.batch import Batch
+from core.errors import UserError
 from modalities.audio.bands import Bands
 from modalities.audio.frames import mask_of_frames
 
@@ -51,9 +52,9 @@ class GriffinLim(Vocoder):
         from torchaudio.functional import griffinlim
 
         magnitudes = bands.magnitudes(logs) * mask
-        # torchaudio centres frames on multiples of the hop, ours are half a hop later; silence keeps its reflection
-        # at the ends from mattering
-        around = -(-bands.window // (2 * bands.hop))
+        # torchaudio centres frames on multiples of the hop, ours are half a hop later; so much silence that neither its
+        # reflection at the ends matters, nor whether more of it follows
+        around = -(-bands.window // bands.hop)
         padded = F.pad(magnitudes, (0, 0, around, around)).transpose(1, 2)
         window = torch.hann_window(bands.window, dtype=logs.dtype, device=logs.device)
         sound = griffinlim(
@@ -103,8 +104,11 @@ class DiffusionVocoder(Vocoder):
 
         model = self.model(logs.device)
         codec = model.codec
-        if not isinstance(codec, Vocoding) or codec.spectrogram.bands.count != bands.count:
-            raise ValueError(f"weights={self.weights}: no vocoder of spectrograms with {bands.count} bands")
+        if not isinstance(codec, Vocoding):
+            raise UserError(f"codec.vocoder.weights={self.weights}: this model is no vocoder")
+        if codec.spectrogram.bands != bands:
+            known = codec.spectrogram.bands
+            raise UserError(f"codec.vocoder.weights={self.weights}: made for {known}, but the codec has {bands}")
         spectrogram = codec.spectrogram.standardise(logs)[:, None] * mask[:, None]
         length = logs.shape[1] * bands.hop
         sound_mask = mask_of_frames(mask[:, None], bands.hop)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from core.batch import Batch
+from core.batch import Batch, is_full
 from core.codec import Codec
-from modalities.audio.frames import whole_frames
+from modalities.audio.frames import frame_mask, whole_frames
 from modalities.audio.spectrogram import Spectrogram
 
 
@@ -37,11 +38,11 @@ class Vocoding(Codec):
     def encode(self, batch: Batch) -> Batch:
         batch = whole_frames(batch, self.spectrogram.bands.hop)
         spectrogram = self.spectrogram.encode(batch).x
-        x = batch.x * batch.mask / (self._envelope(spectrogram) * self.scale)
+        x = batch.x * batch.mask / (self._envelope(spectrogram, batch.mask) * self.scale)
         return Batch(x * batch.mask, batch.mask, {**batch.cond, "spectrogram": spectrogram})
 
     def decode(self, batch: Batch) -> Batch:
-        x = batch.x * self._envelope(batch.cond["spectrogram"]) * self.scale
+        x = batch.x * self._envelope(batch.cond["spectrogram"], batch.mask) * self.scale
         cond = {name: value for name, value in batch.cond.items() if name != "spectrogram"}
         return Batch((x * batch.mask).clamp(-1, 1), batch.mask, cond)
 
@@ -55,12 +56,18 @@ class Vocoding(Codec):
         bound = float(encoded.x.abs().max()) * self.scale / scale
         return {"spectrogram": seen, "scale": round(scale, 6), "bound": round(bound, 3)}
 
-    def _envelope(self, spectrogram: Float[Tensor, "batch 1 frames bands"]) -> Float[Tensor, "batch 1 length"]:
+    def _envelope(
+        self, spectrogram: Float[Tensor, "batch 1 frames bands"], mask: Float[Tensor, "batch 1 masklength"]
+    ) -> Float[Tensor, "batch 1 length"]:
         """The root mean square of the sound around each sample, from the spectrogram, linear between frames."""
         bands = self.spectrogram.bands
         magnitudes = bands.magnitudes(self.spectrogram.logs(spectrogram[:, 0]))
         # Parseval: a Hann window has 3/8 of its length as energy, and half of the bins are counted
         loudness = (2 * magnitudes.square().sum(-1) / (0.375 * bands.window**2)).sqrt()
+        if not is_full(mask):  # padding says nothing of the last frame's end, which is as loud as its middle
+            last = frame_mask(mask, bands.hop)[:, 0].sum(1).long() - 1
+            frames = torch.arange(loudness.shape[1], device=last.device)
+            loudness = loudness.gather(1, frames.minimum(last.clamp(min=0)))
         length = loudness.shape[1] * bands.hop
         smooth = F.interpolate(loudness[:, None], size=length, mode="linear", align_corners=False)
         return smooth.clamp(min=self.quietest)
