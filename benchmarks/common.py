@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor, nn
 
-from core.build import build_codec, build_denoiser, fill, part
+from core.batch import Batch
+from core.build import build_denoiser, fill, fitted_codec, part
 from core.codec import Codec
 from core.data import Data
 from core.denoiser import Denoiser
 from core.errors import UserError
 from core.module import Optimisation
+from core.objective import Objective
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -69,9 +71,13 @@ class Run:
     @classmethod
     def of(cls, *overrides: str) -> Run:
         config = compose(*overrides)
-        data: Data = part(config, "data")
+        return cls.on(config, part(config, "data"))
+
+    @classmethod
+    def on(cls, config: DictConfig, data: Data) -> Run:
+        """The config's run on other data than its own."""
         fill(config, data.facts)
-        codec = build_codec(config)
+        codec = fitted_codec(config, data.train)
         return cls(config, data, codec, build_denoiser(config, codec))
 
 
@@ -109,6 +115,23 @@ class Update(Descent):
         super().__call__(loss)
         with torch.no_grad():
             torch._foreach_lerp_(self._averaged, self._parameters, 1 - decay)
+
+
+def training_step(
+    denoiser: Denoiser,
+    batch: Batch,
+    objective: Objective,
+    optimisation: Optimisation,
+    encode: Callable[[Batch], Batch] | None = None,
+) -> Callable[[], None]:
+    """One step of our objective on a batch, which is encoded at each step if `encode` is given."""
+    update, positions = Update(denoiser, optimisation), torch.arange(len(batch))
+
+    def step() -> None:
+        encoded = batch if encode is None else encode(batch)
+        update(objective.training(denoiser, encoded, update.steps, positions, len(batch)).loss.mean())
+
+    return step
 
 
 Task = Callable[[], float]  # does its work once and returns the seconds that it took

@@ -35,7 +35,7 @@ def lightning_against_bare(overrides: Sequence[str], steps: int, rounds: int) ->
     with tempfile.TemporaryDirectory() as folder:
         model = Model(run.denoiser, run.codec, build_modality(run.config), run.config)
         # the very trainer of core.train: a copy of its settings would measure something else
-        trainer = fit.build_trainer(run.config, Path(folder), model, Reporter(Path(folder)), first_step=0)
+        trainer = fit.build_trainer(run.config, Path(folder), model, run.data, Reporter(Path(folder)), first_step=0)
         module = fit.build_module(run.config, model, run.data)
         turns = _Turns(steps, _several(_bare_steps(bare), steps))
         trainer.callbacks.append(turns)

@@ -1,10 +1,11 @@
-"""python -m benchmarks.speed [what=networks,same_network,overheads,imports] [rounds=7]: how fast, beside whom.
+"""python -m benchmarks.speed [what=networks,same_network,overheads,imports,audio] [rounds=7]: how fast, beside whom.
 
 networks:     a training step and a DDIM step of the default image network, against other libraries' networks with
               equally many parameters in their own loops.
 same_network: our training step and sampling loop around the other libraries' networks, against their own loops.
 overheads:    the sampling loop against bare network calls; the training loop against a bare PyTorch loop.
 imports:      `import core` and the mathematics, against `import torch`.
+audio:        a training step of our networks for sound, against DiffWave's network with equally many parameters.
 
 Everything that is compared takes turns in one process on one CPU thread; figures are medians of the rounds' ratios.
 """
@@ -22,7 +23,20 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.common import Comparison, Descent, Run, Task, Update, chosen, command, count, machine, race, timed
+from benchmarks.audio_speed import waveform_steps
+from benchmarks.common import (
+    Comparison,
+    Descent,
+    Run,
+    Task,
+    chosen,
+    command,
+    count,
+    machine,
+    race,
+    timed,
+    training_step,
+)
 from benchmarks.lightning_loop import lightning_against_bare
 from benchmarks.peers import STEPS, Peer, installed
 from core.batch import Batch
@@ -44,11 +58,13 @@ MATHEMATICS = (  # all that samples and computes losses, without Lightning and H
 
 @dataclass
 class Options:
-    what: str = "networks,same_network,overheads,imports"
+    what: str = "networks,same_network,overheads,imports,audio"
     batch: int = 64
     rounds: int = 7
     steps: int = 10  # of DDIM, in each timed call
     lightning_steps: int = 20  # of the default run, in each round
+    clips: int = 8  # of sound, in a batch
+    seconds: float = 0.8  # of each clip
     overrides: str = ""  # of the default run, separated by blanks, such as "network.widths=[8,16]"
     out: str = "benchmarks/out"
 
@@ -78,6 +94,7 @@ def main(options: Options) -> list[Comparison]:
         "same_network": same_network,
         "overheads": overheads,
         "imports": imports,
+        "audio": audio,
     }
     names = chosen(options.what, list(groups), "what")
     torch.set_num_threads(1)
@@ -164,6 +181,10 @@ def imports(bench: Bench, options: Options) -> list[Comparison]:
     ]
 
 
+def audio(bench: Bench, options: Options) -> list[Comparison]:
+    return waveform_steps(options.clips, options.seconds, options.rounds)
+
+
 def importing(statement: str) -> Task:
     """The statement's wall-clock seconds in a fresh interpreter."""
     program = f"import time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
@@ -172,18 +193,6 @@ def importing(statement: str) -> Task:
         return float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
 
     return task
-
-
-def training_step(
-    denoiser: Denoiser, batch: Batch, objective: Objective, optimisation: Optimisation
-) -> Callable[[], None]:
-    """One step of our objective on an encoded batch."""
-    update, positions = Update(denoiser, optimisation), torch.arange(len(batch))
-
-    def step() -> None:
-        update(objective.training(denoiser, batch, update.steps, positions, len(batch)).loss.mean())
-
-    return step
 
 
 def own_step(peer: Peer, x: Tensor, optimisation: Optimisation) -> Callable[[], None]:

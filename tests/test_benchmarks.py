@@ -71,6 +71,15 @@ def test_speed_beside_peers(tmp_path: Path) -> None:
     assert len(found) == 8
 
 
+def test_speed_of_sound(tmp_path: Path) -> None:
+    options = speed.Options("audio", batch=2, rounds=1, clips=1, seconds=0.05, overrides=TINY, out=str(tmp_path))
+    found = speed.main(options)
+    assert len(json.loads((tmp_path / "speed.json").read_text())["audio"]) == len(found) == 2
+    for comparison in found:  # of equal sizes, as their names say
+        ours, theirs = (int("".join(filter(str.isdigit, text))) for text in (comparison.what, comparison.baseline))
+        assert ours == pytest.approx(theirs, rel=0.02)
+
+
 def test_quality_continues_where_it_stopped(tmp_path: Path) -> None:
     options = quality.Options(
         "polydiffusion", seconds=0.5, n=10, steps=2, batch=4, micro_batch=5, overrides=TINY, out=str(tmp_path)
