@@ -303,6 +303,7 @@ def test_the_default_warp_widens_upwards() -> None:
     assert bands != Bands(warp=[[64, 2]])
 
 
+@pytest.mark.filterwarnings("ignore:At least one mel")
 @pytest.mark.parametrize(
     ("make", "message"),
     [
