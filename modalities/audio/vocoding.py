@@ -22,16 +22,22 @@ class Vocoding(Codec):
     and a whisper does not drown in the last noise. spectrogram: what is conditioned on. scale, bound: the standard
     deviation of x / loudness, and the largest |z| (for clipping x_0), measured on the training data.
     quietest: the loudness below which a sound counts as silence, relative to full scale.
+    envelope: false leaves the waveform as it is, z = x, as published vocoders have it; nothing is measured then.
     """
 
     conditions = ("spectrogram",)
 
     def __init__(
-        self, spectrogram: Spectrogram, scale: float = 1.0, bound: float | None = None, quietest: float = 1e-3
+        self,
+        spectrogram: Spectrogram,
+        scale: float = 1.0,
+        bound: float | None = None,
+        quietest: float = 1e-3,
+        envelope: bool = True,
     ) -> None:
         if scale <= 0 or quietest <= 0:
             raise ValueError(f"scale={scale}, quietest={quietest}: must be positive")
-        self.spectrogram, self.scale, self.quietest = spectrogram, scale, quietest
+        self.spectrogram, self.scale, self.quietest, self.envelope = spectrogram, scale, quietest, envelope
         if bound is not None:
             self.range = (-bound, bound)
 
@@ -50,6 +56,8 @@ class Vocoding(Codec):
         seen = self.spectrogram.fit(batch)
         for name, values in seen.items():
             setattr(self.spectrogram, name, self.spectrogram.mean.new_tensor(values))
+        if not self.envelope:
+            return {"spectrogram": seen, "bound": 1 / self.scale}
         encoded = self.encode(batch)
         real = encoded.mask.expand_as(encoded.x)
         scale = float(((encoded.x**2 * real).sum() / real.sum()).sqrt()) * self.scale
@@ -61,6 +69,8 @@ class Vocoding(Codec):
     ) -> Float[Tensor, "batch 1 length"]:
         """The root mean square of the sound around each sample, from the spectrogram, linear between frames."""
         bands = self.spectrogram.bands
+        if not self.envelope:
+            return spectrogram.new_ones(len(spectrogram), 1, 1)
         magnitudes = bands.magnitudes(self.spectrogram.logs(spectrogram[:, 0]))
         # Parseval: a Hann window has 3/8 of its length as energy, and half of the bins are counted
         loudness = (2 * magnitudes.square().sum(-1) / (0.375 * bands.window**2)).sqrt()
