@@ -93,10 +93,16 @@ class Outcome:
 def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Outcome]]:
     """Runs `python -m core.<name> <arguments>` in this process."""
     import core.evaluate
+    import core.export
     import core.sample
     import core.train
 
-    works = {"train": core.train.train, "sample": core.sample.sample, "evaluate": core.evaluate.evaluate}
+    works = {
+        "train": core.train.train,
+        "sample": core.sample.sample,
+        "evaluate": core.evaluate.evaluate,
+        "export": core.export.export,
+    }
 
     def run(name: str, *arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
@@ -163,3 +169,30 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
         for i in range(20):
             Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(root / name / f"{i}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def sounds(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """Forty sounds of .1 to .2 seconds at 8 kHz in two class folders."""
+    soundfile = pytest.importorskip("soundfile")
+    root = tmp_path_factory.mktemp("sounds")
+    rng = np.random.default_rng(0)
+    for name, hertz in (("high", 700), ("low", 200)):
+        (root / name).mkdir()
+        for i in range(20):
+            t = np.arange(800 + 40 * i) / 8000
+            x = np.sin(2 * np.pi * (hertz + 5 * i) * t) + 0.1 * rng.normal(size=len(t))
+            soundfile.write(root / name / f"{i:02}.wav", 0.4 * x, 8000)
+    return root
+
+
+def audio(sounds: Path) -> tuple[str, ...]:
+    """What makes a tiny run one of these sounds."""
+    return ("modality=audio", "data=audio_folder", f"data.path={sounds}", "data.val=0.2", "data.test=0.2")
+
+
+@pytest.fixture(scope="session")
+def vocoder(tmp_path_factory: pytest.TempPathFactory, sounds: Path) -> Path:
+    """A run of two steps whose model makes sound of spectrograms. Look, but do not write."""
+    folder = tmp_path_factory.mktemp("vocoder") / "run"
+    return train(folder, "experiment=vocoder_fsdd", *audio(sounds)[1:], "training.drop_rate=0")
