@@ -17,6 +17,7 @@ from core.data import ArraySource, whole
 from core.errors import UserError
 from core.features import Features
 from modalities.audio import judge as judging
+from modalities.audio import vggish
 from modalities.audio.distances import WINDOWS, log_spectral_distance, mel_error, multi_resolution_distance
 from modalities.audio.features import Listener, listen
 from modalities.audio.fsdd import Fsdd
@@ -423,3 +424,34 @@ def test_weights_of_a_judge_are_checked_before_they_are_used(tmp_path: Path) -> 
     save_file(tensors | {"heads.label.bias": torch.zeros(3)}, tmp_path / "other", judge.metadata)
     with pytest.raises(UserError, match=r"heads.label.bias is \(3,\), expected \(5,\)"):
         Judge(tmp_path / "other")
+
+
+# VGGish
+
+
+def test_vggish_has_the_published_size_and_hears_the_published_spectrogram() -> None:
+    with torch.device("meta"):
+        network = vggish.VGGishNetwork()
+    assert sum(p.numel() for p in network.parameters()) == 72_141_184
+    assert network(torch.empty(2, 96, 64, device="meta")).shape == (2, 128)
+    silence = vggish.spectrograms(torch.zeros(1, 1, 100))
+    assert silence == pytest.approx(torch.full((1, 96, 64), math.log(0.01)))
+    x = normal(21, 2, 1, 9000)
+    assert torch.equal(vggish.spectrograms(x), vggish.spectrograms(F.pad(x, (0, 20000))))  # padding changes nothing
+    tone = torch.sin(2 * math.pi * 1000 * torch.arange(16000) / 16000)[None, None]
+    mel = [1127 * math.log(1 + hertz / 700) for hertz in (125, 1000, 7500)]
+    band = (mel[1] - mel[0]) / (mel[2] - mel[0]) * 65 - 1  # 64 middles, evenly between the ends
+    assert (vggish.spectrograms(tone)[0].argmax(dim=1) == round(band)).all()
+
+
+def test_weights_of_vggish_that_cannot_be_had_or_are_others_are_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POLYDIFFUSION_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(vggish, "URL", (tmp_path / "nothing.pth").as_uri())
+    torch.save({"features.0.weight": torch.zeros(64, 1, 3, 3)}, tmp_path / "other.pth")
+    (tmp_path / "damaged.pth").write_bytes(b"PK")
+    for weights in (None, "other.pth", "damaged.pth", "missing.pth"):
+        with pytest.raises(UserError, match=r"weights=FILE$") as error:
+            vggish.VGGish(weights and str(tmp_path / weights))
+        assert "\n" not in str(error.value)

@@ -169,7 +169,7 @@ def _spectrum(samples: Batch, reference: Batch, sample_rate: int) -> dict[str, f
 
 def _spectrograms(batches: Sequence[Batch], sample_rate: int) -> list[Float[Tensor, "n cells"]]:
     """Log-mel spectrograms of clips scaled to one peak, flat, padded with silence to one length."""
-    longest = max(batch.x.shape[2] for batch in batches)
+    longest = max(batch.x.shape[2] for batch in batches) + round(COPY_WINDOW * sample_rate)  # all frames of all clips
 
     def cells(x: Tensor) -> Tensor:
         x = F.pad(x, (0, longest - x.shape[2])) / x.abs().amax(dim=(1, 2), keepdim=True).clamp(min=1e-6)
