@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 # parts of a config whose keys depend on what is loaded: `cond.label=3` needs no `+` before it
 OPEN = ("cond", "guidance", "clip", "sampler", "times")
-OPEN_TO = {"evaluate": ("data",)}  # further ones of a command: data.path=... says where a checkpoint's data lies here
+# further ones of a command: data.path=... says where a checkpoint's data lies here
+OPEN_TO = {"sample": ("codec",), "evaluate": ("codec", "data")}
 
 
 def is_first_process() -> bool:

@@ -36,6 +36,7 @@ def open_model(config: DictConfig) -> tuple[Model, DictConfig]:
     """The checkpoint's model, and its config with what the command line says of sampling."""
     from omegaconf import OmegaConf
 
+    from core.build import build_codec
     from core.model import load
     from core.output import SAMPLING
     from core.settings import NULLABLE, check
@@ -57,14 +58,25 @@ def open_model(config: DictConfig) -> tuple[Model, DictConfig]:
             drawing[part] = given
     for key in ("n", "seed", "micro_batch", "cond"):
         drawing[key] = config[key]
+    if given := _of_codec(config):
+        drawing.codec = {**drawing.codec, **given}
+        model.codec = build_codec(drawing)
     return model, drawing
+
+
+def _of_codec(config: DictConfig) -> dict[str, Any]:
+    """The parts of the codec that the command line replaces, such as how it decodes; what it has measured stays."""
+    codec = config.get("codec") or {}
+    return {} if "_target_" in codec else dict(codec.items())
 
 
 def request(config: DictConfig, drawing: DictConfig) -> dict[str, object]:
     """What the samples follow from."""
     from core import checkpoint, output
+    from core.build import plain
 
-    return output.request(str(checkpoint.find(config.checkpoint, config.which)), drawing, config.averaged)
+    follows = output.request(str(checkpoint.find(config.checkpoint, config.which)), drawing, config.averaged)
+    return follows | ({"codec": plain(config.codec)} if _of_codec(config) else {})
 
 
 if __name__ == "__main__":
