@@ -158,7 +158,10 @@ def _chosen(config: DictConfig, name: str) -> bool:
 def build_sampler(config: DictConfig, denoiser: BaseDenoiser) -> tuple[Sampler, torch.Tensor]:
     """The sampler and its list of times, `config.steps` of them."""
     times = part(config, "times", n=config.steps)
-    return part(config, "sampler"), times(denoiser.schedule)
+    try:
+        return part(config, "sampler"), times(denoiser.schedule)
+    except ValueError as error:  # a grid that this schedule has no room for
+        raise UserError(f"times: {error}") from error
 
 
 def plain(config: DictConfig) -> dict[str, object]:

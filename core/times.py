@@ -35,7 +35,8 @@ class Times:
 class Uniform(Times):
     """1, 1 - 1/n, ..., 0, each moved by `log_snr_shift`: the uniform grid of a shifted schedule.
 
-    Positive shifts put more of the steps at low noise.
+    Positive shifts put more of the steps at low noise. A schedule whose natural curve is finite at an end may have no
+    room for a shift: ValueError.
     """
 
     def __init__(self, n: int, log_snr_shift: float = 0.0) -> None:
@@ -46,6 +47,8 @@ class Uniform(Times):
         times = torch.linspace(1, 0, self.n + 1, dtype=torch.float64)
         if self.log_snr_shift:  # the ends stay where they are: pure noise, and the data
             times[1:-1] = schedule.moved(times[1:-1], self.log_snr_shift)
+            if bool((times.diff() >= 0).any()):
+                raise ValueError(f"log_snr_shift={self.log_snr_shift}: beyond the ends of this schedule for n={self.n}")
         return times
 
 

@@ -104,7 +104,9 @@ class Wild(nn.Module):
         return Denoised(self.space.project(self.x0, mask))
 
 
-def wild(space, low: float, high: float, wrapper, spread: float = 4.0) -> tuple[Tensor, Tensor, Tensor]:
+def wild(
+    space, low: float | Tensor, high: float | Tensor, wrapper, spread: float = 4.0
+) -> tuple[Tensor, Tensor, Tensor]:
     """(x_0, what the wrapper makes of it, mask)."""
     mask = random_mask([2, 5, 6], 6)
     values = torch.randn(3, 6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -145,6 +147,42 @@ def test_clipping_is_the_clamp():
     assert torch.equal(clipped, x0.clamp(-1, 1))
 
 
+LOW, HIGH = torch.tensor([-1.0, 0.0, -3.0, -0.5, 1.0]), torch.tensor([1.0, 2.0, -2.0, 4.0, 1.5])
+
+
+@each_wrapper
+def test_each_column_has_its_own_range(wrapper):
+    x0, clipped, mask = wild(SPACES["euclidean"], LOW, HIGH, wrapper)
+    for column, (low, high) in enumerate(zip(LOW.tolist(), HIGH.tolist(), strict=True)):
+        real = mask[..., 0] > 0
+        x, got = x0[..., column][real], clipped[..., column][real]
+        assert low - 1e-12 <= float(got.min())
+        assert float(got.max()) <= high + 1e-12
+        if wrapper is Clipped:
+            assert torch.equal(got, x.clamp(low, high))
+    assert not clipped[(mask == 0).expand_as(clipped)].any()
+
+
+def test_ranges_of_columns_are_like_single_ranges():
+    """On x_0 that is moved and scaled to the range of -1 to 1 in each column, and back."""
+    centre, half = (LOW + HIGH) / 2, (HIGH - LOW) / 2
+    for wrapper in (Clipped, DynamicThreshold):
+        x0, clipped, mask = wild(SPACES["euclidean"], LOW, HIGH, wrapper)
+        plain = Wild((x0 - centre) / half, SPACES["euclidean"])
+        once = wrapper(plain, -1.0, 1.0)(torch.zeros_like(x0), torch.ones(3), mask, {}).x0
+        real = mask.expand_as(x0) > 0
+        torch.testing.assert_close(clipped[real], (centre + half * once)[real])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@each_wrapper
+def test_ranges_keep_the_dtype_and_are_no_weights(wrapper, dtype):
+    inner = Wild(torch.randn(3, 6, 5, dtype=dtype), SPACES["euclidean"])
+    wrapped = wrapper(inner, LOW, HIGH)
+    assert wrapped(torch.zeros(3, 6, 5, dtype=dtype), torch.ones(3), torch.ones(3, 1, 1), {}).x0.dtype == dtype
+    assert wrapped.state_dict() == {}
+
+
 @pytest.mark.parametrize("quantile", [0.5, 0.9, 1.0])
 def test_dynamic_threshold_is_saharia_et_al(quantile):
     """s = max(1, the quantile of |x_0| over the real elements); clip to [-s, s], divide by s."""
@@ -178,6 +216,7 @@ def test_wrappers_compose_and_sample():
     [
         (lambda d: Clipped(d, 1.0, 1.0), "cannot clip"),
         (lambda d: Clipped(d, math.nan, 1.0), "cannot clip"),
+        (lambda d: Clipped(d, LOW, LOW.maximum(torch.tensor(0.0))), "cannot clip"),
         (lambda d: DynamicThreshold(d, -1.0, 1.0, quantile=0.0), "quantile=0"),
         (lambda d: DynamicThreshold(d, -1.0, 1.0, quantile=1.1), "quantile=1.1"),
     ],

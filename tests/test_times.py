@@ -10,7 +10,7 @@ import torch
 from conftest import GRIDS, SCHEDULES, each, subclasses
 
 from core import times
-from core.schedules import BetaTable, Cosine, LinearBeta, VarianceExploding
+from core.schedules import BetaTable, Cosine, LinearBeta, Shifted, VarianceExploding
 from core.times import Times
 
 each_grid, each_schedule = each(GRIDS, "grid"), each(SCHEDULES, "schedule")
@@ -60,6 +60,35 @@ def test_no_step_is_none(grid):
 
 def test_uniform():
     assert times.Uniform(4)(Cosine()).tolist() == [1, 0.75, 0.5, 0.25, 0]
+
+
+UNBOUNDED = {name: SCHEDULES[name] for name in ("cosine", "linear_path", "shifted_down", "shifted_up")}
+
+
+@pytest.mark.parametrize("shift", [-2.0, -0.5, 0.5, 2.0])
+@pytest.mark.parametrize("n", [1, 2, 10, 1000])
+@each(UNBOUNDED, "schedule")
+def test_a_shifted_uniform_grid_is_that_of_the_shifted_schedule(schedule, n, shift):
+    grid, plain = times.Uniform(n, shift)(schedule), times.Uniform(n)(schedule)
+    assert grid.shape == (n + 1,)
+    assert grid[[0, -1]].tolist() == [1, 0]
+    assert bool((grid.diff() < 0).all())
+    wanted = Shifted(schedule, shift).log_snr(plain)[1:-1]
+    torch.testing.assert_close(schedule.log_snr(grid)[1:-1], wanted, atol=1e-9, rtol=0)
+    assert bool(((grid - plain)[1:-1] * shift < 0).all())  # more of the steps at low noise for a positive one
+
+
+@each_schedule
+def test_every_schedule_has_room_for_a_small_shift(schedule):
+    assert bool((times.Uniform(10, 0.5)(schedule).diff() < 0).all())
+
+
+@pytest.mark.parametrize(
+    ("schedule", "n", "shift"), [("linear_beta", 10, -2), ("variance_exploding", 10, -2), ("polynomial", 1000, 0.5)]
+)
+def test_a_shift_without_room_is_refused(schedule, n, shift):
+    with pytest.raises(ValueError, match=f"log_snr_shift={shift}: beyond the ends of this schedule for n={n}"):
+        times.Uniform(n, shift)(SCHEDULES[schedule])
 
 
 @pytest.mark.parametrize("T", [100, 1000])
