@@ -51,17 +51,25 @@ def open_model(config: DictConfig) -> tuple[Model, DictConfig]:
     drawing: Any = model.config.copy()
     OmegaConf.set_struct(drawing, False)
     for part in SAMPLING:
-        given = config.get(part)  # a group that is null has no key
-        if OmegaConf.is_dict(given) and "_target_" not in given:
-            drawing[part] = OmegaConf.merge(drawing.get(part) or {}, given)  # single keys, such as guidance.scale=2
-        elif given is not None:
-            drawing[part] = given
+        if (given := config.get(part)) is not None:  # a group that is null has no key
+            drawing[part] = _over(drawing.get(part), given)
     for key in ("n", "seed", "micro_batch", "cond"):
         drawing[key] = config[key]
     if given := _of_codec(config):
-        drawing.codec = {**drawing.codec, **given}
+        drawing.codec = {
+            **drawing.codec,
+            **{name: _over(drawing.codec.get(name), value) for name, value in given.items()},
+        }
         model.codec = build_codec(drawing)
     return model, drawing
+
+
+def _over(before: Any, given: Any) -> Any:
+    """`given` in place of `before`; within it where it is single keys, such as guidance.scale=2."""
+    from omegaconf import OmegaConf
+
+    single = OmegaConf.is_dict(given) and "_target_" not in given
+    return OmegaConf.merge(before or {}, given) if single else given
 
 
 def _of_codec(config: DictConfig) -> dict[str, Any]:
