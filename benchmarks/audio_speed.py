@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -66,7 +67,8 @@ def waveform_steps(clips: int, seconds: float, rounds: int) -> list[Comparison]:
         run = Run.on(compose("modality=audio", *overrides), data)
         objective = Objective(part(run.config, "levels"), run.config.training.drop_rate)
         ours = training_step(run.denoiser, batch, objective, Optimisation(), run.codec.encode)
-        peer = diffwave(count(run.denoiser))
+        network = diffwave(count(run.denoiser), {"label": CLASSES})
+        peer = Denoiser(network, LinearBeta(STEPS), Epsilon(num_steps=STEPS))
         step = training_step(peer, batch, Objective(Discrete(STEPS)), Optimisation())
         what = f"a second by {name}, {count(run.denoiser):,} parameters"
         theirs = {f"DiffWave, {count(peer):,}": _per_second(timed(step), data.seconds)}
@@ -74,17 +76,16 @@ def waveform_steps(clips: int, seconds: float, rounds: int) -> list[Comparison]:
     return compared
 
 
-def diffwave(parameters: int) -> Denoiser:
-    """DiffWave as published, told the label, but for its channels, which make up the number of parameters."""
-    build = partial(DiffWave, {"label": CLASSES}, layers=30, cycle=10, features=TabledStepFeatures())
+def diffwave(parameters: int, conditions: Mapping[str, Sequence[str]]) -> nn.Module:
+    """DiffWave as published, told the conditions, but for its channels, which make up the number of parameters."""
+    build = partial(DiffWave, conditions, layers=30, cycle=10, features=TabledStepFeatures())
 
     def of_channels(channels: int) -> nn.Module:
         return build(channels=channels)
 
     with torch.device("meta"):  # each more channel is more parameters
         above = bisect_left(CHANNELS, parameters, key=lambda channels: count(of_channels(channels)))
-    network = nearest(parameters, of_channels, [(channels,) for channels in CHANNELS[max(above - 1, 0) : above + 1]])
-    return Denoiser(network, LinearBeta(STEPS), Epsilon(num_steps=STEPS))
+    return nearest(parameters, of_channels, [(channels,) for channels in CHANNELS[max(above - 1, 0) : above + 1]])
 
 
 def _per_second(task: Task, seconds: float) -> Task:

@@ -1,4 +1,4 @@
-"""Class-conditional models of the default data: ours as `core.train` has it, and other libraries'.
+"""Class-conditional models: ours as `core.train` has it, of any data, and other libraries', of the default data.
 
 The peers get what makes them good in a short training: the velocity as the network's output, the cosine schedule, and
 the same update as ours; the rest is as their documentation has it. All drop a tenth of the labels and are guided.
@@ -33,11 +33,14 @@ class Contender(Protocol):
     model: nn.Module
 
     def loss(self, batch: Batch, step: int) -> Tensor:
-        """The training loss of encoded images with labels."""
+        """The training loss of encoded data with its conditions."""
         ...
 
-    def sample(self, model: nn.Module, labels: Tensor, steps: int) -> Tensor:
-        """Images in [-1, 1] for the labels, by DDIM with the (averaged) model."""
+    def sample(self, model: nn.Module, template: Batch, places: Tensor, steps: int) -> Tensor:
+        """x_0 for the template (in diffusion coordinates, its values are not read) by the (averaged) model.
+
+        places: the samples' numbers, of which random numbers may be a function.
+        """
         ...
 
 
@@ -54,13 +57,13 @@ class Polydiffusion:
         assert isinstance(self.model, Denoiser)
         return self.objective.training(self.model, batch, step, positions, len(batch)).loss.mean()
 
-    def sample(self, model: nn.Module, labels: Tensor, steps: int) -> Tensor:
+    def sample(self, model: nn.Module, template: Batch, places: Tensor, steps: int) -> Tensor:
         assert isinstance(model, Denoiser)
         config = self.run.config.copy()
         config.steps = steps
         sampler, times = build_sampler(config, model)
-        template = Batch.full(torch.zeros(len(labels), *self.run.data.facts["shape"]), {"label": labels})
-        return sample(guided(config, model, self.run.codec), sampler, template, times)
+        denoiser = guided(config, model, self.run.codec)
+        return sample(denoiser, sampler, template, times, seed=config.seed, indices=places)
 
 
 class DdpmPytorch:
@@ -86,7 +89,8 @@ class DdpmPytorch:
     def loss(self, batch: Batch, step: int) -> Tensor:
         return self.model((batch.x + 1) / 2, classes=batch.cond["label"])
 
-    def sample(self, model: nn.Module, labels: Tensor, steps: int) -> Tensor:
+    def sample(self, model: nn.Module, template: Batch, places: Tensor, steps: int) -> Tensor:
+        labels = template.cond["label"]
         model.sampling_timesteps = steps
         return model.ddim_sample(labels, (len(labels), *self.shape), cond_scale=GUIDANCE) * 2 - 1
 
@@ -112,7 +116,8 @@ class Diffusers:
         return F.mse_loss(output, self.noising.get_velocity(x, noise, steps))
 
     @torch.no_grad()
-    def sample(self, model: nn.Module, labels: Tensor, steps: int) -> Tensor:
+    def sample(self, model: nn.Module, template: Batch, places: Tensor, steps: int) -> Tensor:
+        labels = template.cond["label"]
         self.scheduler.set_timesteps(steps)
         x = torch.randn(len(labels), *self.shape)
         both = torch.cat([labels, torch.full_like(labels, self.null)])

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import audio
 
-from benchmarks import compare, quality, speed
+from benchmarks import audio_quality, compare, quality, speed
+from benchmarks.common import Run
+from benchmarks.contenders import Polydiffusion
 from benchmarks.peers import Peer, ddpm_pytorch, diffusers
 from core.batch import Batch
 from core.errors import UserError
@@ -90,6 +93,32 @@ def test_quality_continues_where_it_stopped(tmp_path: Path) -> None:
     options.steps = 3
     with pytest.raises(UserError, match="other settings"):
         quality.main(options)
+
+
+def test_samples_do_not_depend_on_how_many_are_drawn_at_once(cache: Path) -> None:
+    run = Run.of("modality=image", TINY)
+    ours, template = Polydiffusion(run), Batch.full(torch.zeros(20, 1, 28, 28), {"label": torch.arange(20) % 10})
+    together, apart = (
+        torch.cat([ours.sample(ours.model, template[places], places, 2) for places in torch.arange(20).split(size)])
+        for size in (20, 10)
+    )
+    torch.testing.assert_close(together, apart, atol=1e-4, rtol=1e-4)
+    assert len(together.unique(dim=0)) == 20
+
+
+def test_quality_of_sound(sounds: Path, tmp_path: Path) -> None:
+    data = " ".join((*audio(sounds)[1:], "data.max_seconds=0.08"))
+    options = audio_quality.Options(
+        seconds=0.1, n=4, steps=2, batch=2, micro_batch=3, overrides=data, out=str(tmp_path)
+    )
+    figures = audio_quality.main(options)
+    assert set(figures) == {*audio_quality.CONTENDERS, "real"}
+    assert figures["diffwave"]["parameters"] == pytest.approx(figures["spectrogram"]["parameters"], rel=0.02)
+    assert all((tmp_path / f"{name}.png").stat().st_size > 0 for name in audio_quality.CONTENDERS)
+    assert json.loads((tmp_path / "quality.json").read_text())["diffwave"] == figures["diffwave"]
+    options.n, options.out = 99, str(tmp_path / "more")
+    with pytest.raises(UserError, match=r"n=99: with \d+ held-out samples, at most \d+"):
+        audio_quality.main(options)
 
 
 def test_compare_writes_one_page(tmp_path: Path) -> None:
