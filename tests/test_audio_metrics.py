@@ -339,7 +339,7 @@ def test_figures_that_need_more_clips_are_left_out_and_named(n: int) -> None:
 
 
 @pytest.mark.parametrize("name", judging.SHIPPED)
-def test_shipped_judges_are_small_and_blind_to_padding_gain_and_rate(name: str) -> None:
+def test_shipped_judges_are_small_and_blind_to_padding_and_gain(name: str) -> None:
     judge = Judge(name)
     assert Path(judging.__file__).with_name(f"judge_{name}.safetensors").stat().st_size < 1e6
     assert judge.metadata["split"] == "train"
@@ -351,10 +351,6 @@ def test_shipped_judges_are_small_and_blind_to_padding_gain_and_rate(name: str) 
     assert torch.allclose(judge(F.pad(x, (0, 9000))).features, features, atol=1e-4)
     assert torch.allclose(judge(0.01 * x).features, features, atol=1e-3)
     assert torch.equal(judge.recognise(features)["label"], judge(x).logits)
-    from torchaudio.functional import resample
-
-    twice = Batch.full(resample(x, RATE, 2 * RATE))
-    assert torch.allclose(listen(judge, twice, 2 * RATE).logits, judge(x).logits, atol=0.3)
     assert judge(torch.zeros(1, 1, 500)).features.isfinite().all()
 
 
@@ -372,6 +368,11 @@ def test_the_judge_of_tones_tells_the_instruments(notes: Batch) -> None:
     judge = Judge("tones")
     assert judge.conditions == {"label": list(INSTRUMENTS)}
     assert judging.accuracies(judge, notes)["label"] >= 0.99
+    from torchaudio.functional import resample
+
+    finer = notes.with_x(resample(notes.x, RATE, 2 * RATE))  # of another rate: heard at the judge's
+    predicted = listen(judge, finer, 2 * RATE).logits.argmax(dim=1)
+    assert (predicted == notes.cond["label"]).double().mean() >= 0.98
 
 
 def test_real_speech_reaches_the_floor_and_damaged_speech_does_not(spoken: Fsdd) -> None:
