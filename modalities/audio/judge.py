@@ -1,7 +1,7 @@
 """The judge: a small classifier of short sounds, through which the metrics listen. `python -m modalities.audio.judge`
 
 That command trains one again (`--data fsdd --path RECORDINGS` or `--data tones`) on the training split alone, in about
-4 minutes on one CPU core, and writes `judge_fsdd.safetensors` or `judge_tones.safetensors` beside this file. How much
+2 minutes on one CPU core, and writes `judge_fsdd.safetensors` or `judge_tones.safetensors` beside this file. How much
 of the test split the shipped ones classify rightly stands in their metadata: no sample set should be expected to score
 higher. It hears spectrograms of its own (see `logmel`), not the models'. Training and sampling never use it.
 
@@ -35,7 +35,7 @@ RECOGNISED = ("label", "speaker")  # the conditions it learns; a pitch is measur
 SECONDS = 1.0  # it hears the first second, filled up with silence
 BANDS, FLOOR_DB = 40, -60.0
 FEATURES = 64
-STEPS = {"fsdd": 900, "tones": 300}  # of training
+STEPS = {"fsdd": 700, "tones": 200}  # of training
 SMOOTHING = 0.02  # of the labels: unsure by that much, also of the clearest sound, or inception scores would explode
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 class JudgeNetwork(nn.Module):
     """Five convolutions over time and frequency, the mean over time, a feature layer, a linear layer a condition."""
 
-    def __init__(self, sizes: Mapping[str, int], width: int = 24) -> None:
+    def __init__(self, sizes: Mapping[str, int], width: int = 16) -> None:
         super().__init__()
         self.trunk = nn.Sequential(
             _block(1, width, kernel=5, stride=2),
