@@ -53,8 +53,8 @@ def evaluate_model(
 ) -> Table | None:
     """Draws config.n samples into `folder` and measures them against the first n held-out ones.
 
-    The floor is measured on the n held-out samples after those, or on as many as there are. request: see
-    `write_samples`. likelihood: held-out samples whose variational bound to compute too, 0 for none. share: of this
+    The floor is measured on the n held-out samples after those; where the test split has fewer, on n of the validation
+    split; where that has fewer too, on as many as the test split has. request: see `write_samples`. likelihood: held-out samples whose variational bound to compute too, 0 for none. share: of this
     process, see `write_samples`. None on all processes but the first.
     """
     n = int(config.n)
@@ -63,6 +63,8 @@ def evaluate_model(
         return None
     held_out = whole(data.test, 2 * n)
     reference, floor = held_out[:n], held_out[n:]
+    if len(floor) < n <= len(data.val):
+        floor = whole(data.val, n)
     table = compare(model.modality, samples, reference, floor, whole(data.train))
     if likelihood:
         table["held-out data"] = bits_per_dim(model, data, likelihood, likelihood_steps, config.seed, report)
