@@ -33,6 +33,7 @@ class Modality:
     """
 
     name = "tensor"
+    about: Mapping[str, float] = {}  # numbers that belong to all samples, such as their rate; kept in samples.npz
 
     def __init__(self, shape: Sequence[int], classes: Sequence[str] = ()) -> None:
         self.shape, self.classes = tuple(shape), list(classes)

@@ -69,7 +69,7 @@ def write_samples(
     """Draws config.n samples into `folder` and returns them; None on all processes but the first, which waits for them.
 
     Writes one artefact a sample, grid.png, samples.npz (`x` decoded, and the conditions under their names; `mask` where
-    there is padding) and manifest.json. request: what the samples follow from, see `request`; a folder with the same
+    there is padding; the modality's `about`) and manifest.json. request: what the samples follow from, see `request`; a folder with the same
     request is continued, one with another is refused. share: of this process, where several draw into one folder.
     held_out: real data to draw beside the samples, and to take those conditions from that only data has.
     """
@@ -92,7 +92,7 @@ def write_samples(
         return None
     _wait(folder, firsts, console)
     samples = concatenate([read_arrays(_part(folder, first)) for first in firsts])
-    _save(folder / ARRAYS, samples)
+    _save(folder / ARRAYS, samples, model.modality.about)
     model.modality.present(samples, folder, None if held_out is None else whole(held_out, n))
     made = {"n": n, "nfe": model.nfe, "seconds": round(time.monotonic() - begun, 2), "device": str(model.device)}
     write_json(folder / MANIFEST, {"request": dict(request), "done": True, **made})
@@ -142,8 +142,9 @@ def _is_done(manifest: Path, request: Mapping[str, object]) -> bool | None:
     return bool(before.get("done"))
 
 
-def _save(path: Path, batch: Batch) -> None:
+def _save(path: Path, batch: Batch, about: Mapping[str, float] | None = None) -> None:
     arrays = {"x": batch.x, **batch.cond} | ({} if batch.mask[0].numel() == 1 else {"mask": batch.mask})
+    arrays |= {name: torch.tensor(value) for name, value in (about or {}).items()}
     part = path.with_name(f".{path.name}.part")
     with part.open("wb") as file:
         np.savez(file, allow_pickle=False, **{name: value.numpy() for name, value in arrays.items()})
@@ -151,9 +152,12 @@ def _save(path: Path, batch: Batch) -> None:
 
 
 def read_arrays(path: Path) -> Batch:
-    """The samples of a samples.npz. Arrays of Python objects, which would have to be unpickled, are refused."""
+    """The samples of a samples.npz; single numbers, which are about all of them, are left out.
+
+    Arrays of Python objects, which would have to be unpickled, are refused.
+    """
     with np.load(path, allow_pickle=False) as arrays:
-        tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files if arrays[name].ndim}
     x, mask = tensors.pop("x"), tensors.pop("mask", None)
     return Batch.full(x, tensors) if mask is None else Batch(x, mask, tensors)
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from core.batch import Batch
 from core.errors import UserError
-from core.features import FeatureExtractor
 from core.modality import GRID, Modality, each
 from modalities.audio import artefacts, drawing, metrics, page
+from modalities.audio.features import Listener
 from modalities.audio.judge import SHIPPED, Judge
 
 
@@ -42,11 +42,12 @@ class Audio(Modality):
         lengths: Sequence[Sequence[int]] = (),
         classes: Sequence[str] = (),
         unpitched: Sequence[str] = ("drum",),
-        extractor: FeatureExtractor | None = None,
+        extractor: Listener | None = None,
         paired: bool = False,
     ) -> None:
         super().__init__((1, max_length), classes)
         self.sample_rate, self.multiple, self.paired = sample_rate, multiple, paired
+        self.about = {"sample_rate": sample_rate}
         self.conditions = {name: list(values) for name, values in conditions.items()}
         self.lengths = torch.tensor([list(row) for row in lengths], dtype=torch.int64)
         self.unpitched = list(unpitched)
@@ -123,7 +124,7 @@ class Audio(Modality):
         drawing.save_gif(moments, folder / drawing.GIF, self.sample_rate)
 
     @property
-    def instrument(self) -> FeatureExtractor | None:
+    def instrument(self) -> Listener | None:
         return self.extractor
 
     def missing(self, n: int) -> str:
