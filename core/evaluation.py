@@ -54,8 +54,9 @@ def evaluate_model(
     """Draws config.n samples into `folder` and measures them against the first n held-out ones.
 
     The floor is measured on the n held-out samples after those; where the test split has fewer, on n of the validation
-    split; where that has fewer too, on as many as the test split has. request: see `write_samples`. likelihood: held-out samples whose variational bound to compute too, 0 for none. share: of this
-    process, see `write_samples`. None on all processes but the first.
+    split; where that has fewer too, on as many as the test split has. request: see `write_samples`. likelihood:
+    held-out samples whose variational bound to compute too, 0 for none. share: of this process, see `write_samples`.
+    None on all processes but the first.
     """
     n = int(config.n)
     samples = write_samples(model, config, folder, report.console, request, share, data.test)

@@ -68,10 +68,11 @@ def write_samples(
 ) -> Batch | None:
     """Draws config.n samples into `folder` and returns them; None on all processes but the first, which waits for them.
 
-    Writes one artefact a sample, grid.png, samples.npz (`x` decoded, and the conditions under their names; `mask` where
-    there is padding; the modality's `about`) and manifest.json. request: what the samples follow from, see `request`; a folder with the same
-    request is continued, one with another is refused. share: of this process, where several draw into one folder.
-    held_out: real data to draw beside the samples, and to take those conditions from that only data has.
+    Writes one artefact a sample, what `Modality.present` draws, samples.npz (`x` decoded, and the conditions under
+    their names; `mask` where there is padding; the modality's `about`) and manifest.json. request: what the samples
+    follow from, see `request`; a folder with the same request is continued, one with another is refused. share: of this
+    process, where several draw into one folder. held_out: real data to draw beside the samples, and to take those
+    conditions from that only data has.
     """
     begun, n, size = time.monotonic(), int(config.n), int(config.micro_batch)
     firsts = range(0, n, size)
