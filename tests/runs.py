@@ -195,4 +195,4 @@ def audio(sounds: Path) -> tuple[str, ...]:
 def vocoder(tmp_path_factory: pytest.TempPathFactory, sounds: Path) -> Path:
     """A run of two steps whose model makes sound of spectrograms. Look, but do not write."""
     folder = tmp_path_factory.mktemp("vocoder") / "run"
-    return train(folder, "experiment=vocoder_fsdd", *audio(sounds)[1:], "training.drop_rate=0")
+    return train(folder, "experiment=vocoder_fsdd", *audio(sounds)[1:], "preview.n=0")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
-from runs import NETWORK, ROOT, TINY, compose, train
+from runs import NETWORK, ROOT, TINY, audio, compose, train
 
 import core
 from core.errors import UserError
@@ -30,11 +30,38 @@ NEEDS = {
     "clip/dynamic": ["guidance.scale=3"],
     "times/noise_table": ["times.betas=[0.01,0.5]"],
 }
+WAVEFORM = ["codec=waveform", "network=unet1d", "network.attention=[]"]
+# options of sounds, likewise
+SOUNDS = {
+    "modality/audio": [],
+    "network/spectrogram_unet": ["network.attention=[1]"],
+    "network/unet1d": ["codec=waveform", "network.attention=[1]"],
+    "network/diffwave": ["codec=waveform", "network.layers=2", "network.channels=8", "network.embedding=16"],
+    "codec/waveform": WAVEFORM[1:],
+    "codec/mdct": ["network.bands=128"],
+    "codec/spectrogram": [],
+    "codec/vocoding": [*WAVEFORM[1:], "network.local_bands=64"],
+    "vocoder/griffin_lim": ["codec.vocoder.iterations=2"],
+    "vocoder/diffusion": ["codec.vocoder.steps=1"],
+    "schedule/cosine_for_audio": [],
+    "times/uniform_for_audio": [],
+}
+SOUND_DATA = {
+    "data/audio_folder": [],
+    "data/fsdd": ["n=3"],
+    "data/tones": [],
+    "data/speech_commands": ["data.words=[yes,no]", *WAVEFORM],
+    "data/ljspeech": ["data.max_seconds=0.5", "data.val=0.1", "data.test=0.2", *WAVEFORM],
+}
 SEPARATE = {
+    **dict.fromkeys(SOUNDS, "test_option_of_sounds"),
+    **dict.fromkeys(SOUND_DATA, "test_data_of_sounds"),
     "data/folder": "test_data_folder",
     "data/torchvision": "test_torchvision",
     "network/ddpm_cifar10": "tests/test_presets.py",
     "network/iddpm_cifar10": "tests/test_presets.py",
+    "network/diffwave_sc09": "tests/test_presets.py",
+    "network/diffwave_ljspeech": "tests/test_presets.py",
     "trainer/gpu": "test_trainer_gpu",
     "trainer/ddp": "test_trainer_ddp",
     "space/zero_centre_of_mass": "test_zero_centre_of_mass",
@@ -60,6 +87,49 @@ def test_option(option: str, tmp_path: Path, cache: Path, no_plots: None) -> Non
     more = NEEDS.get(option, [])
     run = fit(compose("train", *choice, *TINY, *network, *more, f"out={tmp_path}", "trainer.devices=1"))
     trains_and_samples(run)
+
+
+@pytest.mark.parametrize("option", SOUNDS)
+def test_option_of_sounds(
+    option: str, sounds: Path, tmp_path: Path, no_plots: None, request: pytest.FixtureRequest
+) -> None:
+    group, name = option.split("/")
+    choice = [] if group == "modality" else [f"{group}={name}"]
+    if option == "vocoder/diffusion":
+        choice.append(f"codec.vocoder.weights={request.getfixturevalue('vocoder')}")
+    network = [] if name == "diffwave" else NETWORK
+    preview = f"preview.n={2 if group == 'modality' else 0}"  # a picture takes as long as all the rest
+    tiny = (*TINY, *network, preview, f"out={tmp_path}")
+    run = fit(compose("train", *audio(sounds), *choice, *tiny, *SOUNDS[option]))
+    model = core.load(run, device="cpu")
+    asked = {"input": str(sounds / "low")} if model.codec.conditions else {}
+    samples = model.sample(n=2, steps=2, **asked)
+    assert samples.x.shape[:2] == (2, 1)
+    assert samples.x.isfinite().all()
+    assert samples.x.abs().max() <= 1
+    assert not samples.x[samples.mask.expand_as(samples.x) == 0].any()
+
+
+@pytest.mark.parametrize("option", SOUND_DATA)
+def test_data_of_sounds(
+    option: str, sounds: Path, tmp_path: Path, no_plots: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import test_audio_data as stand_ins  # skips where its packages are missing
+
+    monkeypatch.setenv("POLYDIFFUSION_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("modalities.audio.tones.SIZES", {"train": 125, "val": 125, "test": 125})
+    monkeypatch.setattr("torchaudio.datasets.SPEECHCOMMANDS", stand_ins.Commands)
+    monkeypatch.setattr("torchaudio.datasets.LJSPEECH", stand_ins.Sentences)
+    where = {
+        "data/audio_folder": audio(sounds)[2:],
+        "data/fsdd": [f"data.path={stand_ins.zipped(tmp_path / 'digits.zip', stand_ins.recordings(8))}"],
+    }
+    choice = (option.replace("/", "="), *where.get(option, ()), *SOUND_DATA[option])
+    run = train(tmp_path / "run", "modality=audio", "preview.n=0", *choice)
+    trains_and_samples(run)
+    figures = [json.loads(file.read_text()) for file in run.glob("samples/*/evaluation.json")]
+    assert len(figures) == (option == "data/fsdd")
+    assert all(figure["samples"] for figure in figures)
 
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option.split("/")[0] in ("sampler", "times")])
@@ -203,6 +273,11 @@ def test_figures_that_cannot_be_had_are_named_before_and_after_training(
 def test_the_separate_ones_are_still_there() -> None:
     assert set(SEPARATE) <= set(OPTIONS)
     assert set(NEEDS) <= set(OPTIONS)
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(CONFIGS.glob("experiment/*.yaml"))])
+def test_an_experiment_is_named_as_its_file(name: str) -> None:
+    assert compose("train", f"experiment={name}").name == name
 
 
 def test_a_modality_and_an_experiment_override_the_defaults() -> None:
