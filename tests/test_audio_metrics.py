@@ -454,5 +454,5 @@ def test_weights_of_vggish_that_cannot_be_had_or_are_others_are_refused_in_one_l
     (tmp_path / "damaged.pth").write_bytes(b"PK")
     for weights in (None, "other.pth", "damaged.pth", "missing.pth"):
         with pytest.raises(UserError, match=r"weights=FILE$") as error:
-            vggish.VGGish(weights and str(tmp_path / weights))
+            vggish.VGGish(weights and str(tmp_path / weights))(torch.zeros(1, 1, 16000))
         assert "\n" not in str(error.value)

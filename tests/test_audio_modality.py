@@ -156,6 +156,36 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     torch.testing.assert_close(back.x[:, :, inner], x[:, :, inner], atol=1e-4, rtol=0)
 
 
+# What the figures are heard through
+
+
+def test_the_shipped_judge_of_such_labels_is_taken() -> None:
+    digits = {"label": [str(digit) for digit in range(10)]}
+    judged = Audio(RATE, LONGEST, MULTIPLE, digits, classes=digits["label"])
+    assert judged.instrument.name == "judge of fsdd"
+    assert judged.missing(200) == ""
+    assert "too few" in judged.missing(2)
+    other = Audio(RATE, LONGEST, MULTIPLE, CONDITIONS, classes=CONDITIONS["label"])
+    assert other.instrument is None
+    assert other.missing(200) == "figures through a judge are missing: none is shipped for the labels zero, one, two"
+    assert Audio(RATE, LONGEST, MULTIPLE, {}).missing(200) == ""
+
+
+def test_an_extractor_that_cannot_be_had_costs_only_its_own_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modalities.audio import vggish
+
+    monkeypatch.setenv("POLYDIFFUSION_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(vggish, "URL", (tmp_path / "nothing.pth").as_uri())
+    deaf = modality(extractor=vggish.VGGish())  # loads nothing yet
+    assert deaf.missing(200).startswith("figures through VGGish are missing: file:")
+    x = 0.1 * torch.randn(3, 1, 1280, generator=torch.Generator().manual_seed(0))
+    figures = deaf.metrics(Batch.full(x[:2]), Batch.full(x[1:]), None)
+    assert figures["n"] == 2
+    assert "frechet_distance" not in figures
+
+
 # A vocoder of one's own
 
 

@@ -45,6 +45,7 @@ SOUNDS = {
     "vocoder/diffusion": ["codec.vocoder.steps=1"],
     "schedule/cosine_for_audio": [],
     "times/uniform_for_audio": [],
+    "extractor/vggish": [],
 }
 SOUND_DATA = {
     "data/audio_folder": [],

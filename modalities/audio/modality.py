@@ -52,6 +52,7 @@ class Audio(Modality):
         self.lengths = torch.tensor([list(row) for row in lengths], dtype=torch.int64)
         self.unpitched = list(unpitched)
         self.extractor = extractor or _shipped_judge(self.classes)
+        self._silenced: str | None = None  # why the extractor cannot be had, once it was tried
 
     def template(self, n: int, cond: Mapping[str, object] | None = None) -> Batch:
         """Sounds to draw. cond: categorical conditions, and `length` in seconds, or a list of n of them; or `input`, a
@@ -128,6 +129,8 @@ class Audio(Modality):
         return self.extractor
 
     def missing(self, n: int) -> str:
+        if self.extractor is not None and (why := self._try_extractor()):
+            return f"figures through {self.extractor.name} are missing: {why}"
         if self.extractor is None and self.classes:
             return f"figures through a judge are missing: none is shipped for the labels {', '.join(self.classes[:5])}"
         return metrics.too_few(n)
@@ -137,12 +140,23 @@ class Audio(Modality):
             samples,
             reference,
             training,
-            self.extractor,
+            None if self._try_extractor() else self.extractor,
             self.sample_rate,
             self.conditions,
             unpitched=self.unpitched,
             paired=self.paired,
         )
+
+    def _try_extractor(self) -> str:
+        """Loads the extractor, which may download, and listens to a silence; the reason if that fails."""
+        if self._silenced is None:
+            self._silenced = ""
+            try:
+                if self.extractor is not None:
+                    self.extractor(torch.zeros(1, 1, self.extractor.sample_rate))
+            except (UserError, ValueError) as error:
+                self._silenced = str(error)
+        return self._silenced
 
 
 def _shipped_judge(classes: Sequence[str]) -> Judge | None:

@@ -32,31 +32,36 @@ class VGGish(Listener):
     loud as they are.
 
     weights: a file of the published weights as torchvggish converted them; None downloads them once (289 MB).
-    Raises UserError if they cannot be had, or are others.
+    Raises UserError if they cannot be had, or are others. Nothing is loaded before the first call.
     """
 
     name = "VGGish"
     sample_rate = 16000
 
     def __init__(self, weights: str | None = None, device: str = "cpu") -> None:
-        self.device = device
-        path = cache_dir("vggish") / URL.rsplit("/", 1)[1] if weights is None else Path(weights)
-        if weights is None and not path.exists():
-            download(URL, path, INSTEAD)
-        with torch.device("meta"):
-            self.network = VGGishNetwork()
-        try:
-            # Tensors alone: with weights_only nothing in the file is executed.
-            tensors = torch.load(path, map_location=device, weights_only=True)
-            self.network.load_state_dict(tensors, assign=True)
-        except Exception as error:  # damaged files raise many kinds of errors
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{path} holds no readable weights of VGGish ({reason}); {INSTEAD}") from error
-        self.network.eval()
+        self.weights, self.device = weights, device
+        self._network: VGGishNetwork | None = None
 
     @torch.no_grad()
     def __call__(self, x: Float[Tensor, "batch 1 length"]) -> Features:
-        return Features(self.network(spectrograms(x.to(self.device).float())).cpu(), None)
+        if self._network is None:
+            self._network = self._load()
+        return Features(self._network(spectrograms(x.to(self.device).float())).cpu(), None)
+
+    def _load(self) -> VGGishNetwork:
+        path = cache_dir("vggish") / URL.rsplit("/", 1)[1] if self.weights is None else Path(self.weights)
+        if self.weights is None and not path.exists():
+            download(URL, path, INSTEAD)
+        with torch.device("meta"):
+            network = VGGishNetwork()
+        try:
+            # Tensors alone: with weights_only nothing in the file is executed.
+            tensors = torch.load(path, map_location=self.device, weights_only=True)
+            network.load_state_dict(tensors, assign=True)
+        except Exception as error:  # damaged files raise many kinds of errors
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{path} holds no readable weights of VGGish ({reason}); {INSTEAD}") from error
+        return network.eval()
 
 
 class VGGishNetwork(nn.Module):
