@@ -68,12 +68,20 @@ class Bands:
 
     def analyse(self, x: Float[Tensor, "batch length"]) -> Float[Tensor, "batch frames bands"]:
         """length must be a multiple of hop; there are length / hop frames."""
-        power = stft(x, self.window, self.hop).abs().square()
-        return ((power @ self.average.to(power).T).sqrt() + self.floor).log()
+        return (self.amplitude(stft(x, self.window, self.hop)) + self.floor).log()
+
+    def amplitude(self, spectrum: Float[Tensor, "batch frames bins"]) -> Float[Tensor, "batch frames bands"]:
+        """The root mean square of a short-time spectrum in each band."""
+        power = spectrum.abs().square()
+        return (power @ self.average.to(power).T).sqrt()
+
+    def without_floor(self, log_amplitude: Float[Tensor, "batch frames bands"]) -> Float[Tensor, "batch frames bands"]:
+        """The amplitudes that `analyse` took the logarithms of."""
+        return (log_amplitude.exp() - self.floor).clamp(min=0)
 
     def magnitudes(self, log_amplitude: Float[Tensor, "batch frames bands"]) -> Float[Tensor, "batch frames bins"]:
         """The nearest magnitudes of a short-time spectrum: each bin has its bands' amplitude."""
-        amplitude = (log_amplitude.exp() - self.floor).clamp(min=0)
+        amplitude = self.without_floor(log_amplitude)
         return (amplitude.square() @ self.spread.to(amplitude)).sqrt()
 
 

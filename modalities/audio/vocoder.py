@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from core.batch import Batch
 from core.errors import UserError
 from modalities.audio.bands import Bands
+from modalities.audio.consistency import consistent
 from modalities.audio.frames import mask_of_frames
 
 if TYPE_CHECKING:
@@ -77,14 +78,19 @@ class DiffusionVocoder(Vocoder):
     """A diffusion model of waveforms given their spectrogram, such as `experiment=vocoder_fsdd` trains.
 
     weights: the name of a shipped model, or a run folder. steps: of its sampler. seed: of its noise.
+    polish:  iterations that then bring the sound's bands to those of the spectrogram (see `consistency`), with momentum:
+             the model gives the phases and what is within a band; 0 leaves it as the model has it.
 
     The weights are read when they are first needed. Raises UserError then if there are none.
     """
 
-    def __init__(self, weights: str = "vocoder_fsdd", steps: int = 20, seed: int = 0) -> None:
+    def __init__(
+        self, weights: str = "vocoder_fsdd", steps: int = 20, polish: int = 64, momentum: float = 0.99, seed: int = 0
+    ) -> None:
         super().__init__()
-        if steps < 1:
-            raise ValueError(f"steps={steps}: must be at least 1")
+        if steps < 1 or polish < 0 or not 0 <= momentum < 1:
+            raise ValueError(f"steps={steps}, polish={polish}, momentum={momentum}: at least 1, at least 0, in [0, 1)")
+        self.polish, self.momentum = polish, momentum
         self.weights, self.steps, self.seed = weights, steps, seed
         self._model: Model | None = None  # not a submodule: its weights are no part of another model's checkpoint
 
@@ -117,4 +123,5 @@ class DiffusionVocoder(Vocoder):
         config.steps = self.steps
         # every clip gets the noise of sample 0: the sound is a function of the spectrogram alone
         numbers = torch.zeros(len(logs), dtype=torch.int64)
-        return model.draw(template, config, self.seed, numbers).x[:, 0].to(logs)
+        sound = model.draw(template, config, self.seed, numbers).x[:, 0].to(logs)
+        return consistent(sound, bands.without_floor(logs) * mask, bands, self.polish, self.momentum)

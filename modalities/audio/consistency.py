@@ -1,0 +1,54 @@
+"""Sounds made to have a given spectrogram: alternating projections from a first guess that has the phases."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from modalities.audio.bands import Bands
+from modalities.audio.frames import stft
+
+QUIET = 1e-3  # amplitudes below it are not divided by: a tenth of the usual floor of the spectrograms
+
+
+def consistent(
+    x: Float[Tensor, "batch length"],
+    amplitude: Float[Tensor, "batch frames bands"],
+    bands: Bands,
+    iterations: int,
+    momentum: float = 0.0,
+) -> Float[Tensor, "batch length"]:
+    """A sound near x whose bands have the given amplitudes.
+
+    Griffin & Lim's (1984) iteration, in bands: each step scales the spectrum of x to the amplitudes, band by band, and
+    takes the sound whose spectrum is nearest. What x has within a band stays in its proportions: the harmonics, and
+    all phases. momentum: of the spectra from one step to the next (Perraudin et al. 2013).
+    """
+    before = spectrum = stft(x, bands.window, bands.hop)
+    for _ in range(iterations):
+        x = istft(_scaled(spectrum, amplitude, bands), bands.window, bands.hop)
+        now = stft(x, bands.window, bands.hop)
+        spectrum, before = now + momentum * (now - before), now
+    return x
+
+
+def _scaled(spectrum: Tensor, amplitude: Tensor, bands: Bands) -> Tensor:
+    gain = amplitude / bands.amplitude(spectrum).clamp(min=QUIET)
+    return spectrum * (gain @ bands.spread.to(gain))
+
+
+def istft(spectrum: Float[Tensor, "batch frames bins"], window: int, hop: int) -> Float[Tensor, "batch length"]:
+    """The sound whose `frames.stft` is nearest: windowed frames, added, over the sum of the windows' squares."""
+    taper = torch.hann_window(window, dtype=spectrum.real.dtype, device=spectrum.device)[:, None]
+    frames = torch.fft.irfft(spectrum.transpose(1, 2), n=window, dim=1) * taper
+    total = (spectrum.shape[1] - 1) * hop + window
+
+    def added(parts: Float[Tensor, "batch window frames"]) -> Float[Tensor, "batch total"]:
+        return F.fold(parts, (1, total), (1, window), stride=(1, hop))[:, 0, 0]
+
+    weight = added((taper**2).expand(1, window, spectrum.shape[1]))
+    margin = window // 2 - hop // 2
+    sound = added(frames) / weight.clamp(min=1e-6)
+    return sound[:, margin : margin + spectrum.shape[1] * hop]
