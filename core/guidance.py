@@ -60,8 +60,10 @@ class Clipped(Wrapper):
         super().__init__(denoiser)
         for name, bound in (("low", low), ("high", high)):
             self.register_buffer(name, torch.as_tensor(bound).to(_home(denoiser)), persistent=False)
-        if not bool((self.low < self.high).all()):
-            raise ValueError(f"cannot clip to [{low}, {high}]")
+        wide = self.low < self.high
+        if not bool(wide.all()):
+            worst = [float(bound.expand(wide.shape)[~wide][0]) for bound in (self.low, self.high)]
+            raise ValueError(f"cannot clip to [{worst[0]:g}, {worst[1]:g}]")
 
     def forward(
         self, x_t: Float[Tensor, "b *s"], t: Float[Tensor, " b"], mask: Float[Tensor, "b *m"], cond: Cond

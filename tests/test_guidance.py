@@ -214,9 +214,10 @@ def test_wrappers_compose_and_sample():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda d: Clipped(d, 1.0, 1.0), "cannot clip"),
+        (lambda d: Clipped(d, 1.0, 1.0), r"^cannot clip to \[1, 1\]$"),
         (lambda d: Clipped(d, math.nan, 1.0), "cannot clip"),
-        (lambda d: Clipped(d, LOW, LOW.maximum(torch.tensor(0.0))), "cannot clip"),
+        (lambda d: Clipped(d, LOW, LOW.maximum(torch.tensor(0.0))), r"^cannot clip to \[0, 0\]$"),  # the second column
+        (lambda d: Clipped(d, -1.0, torch.tensor([[1.0], [-2.0]])), r"^cannot clip to \[-1, -2\]$"),
         (lambda d: DynamicThreshold(d, -1.0, 1.0, quantile=0.0), "quantile=0"),
         (lambda d: DynamicThreshold(d, -1.0, 1.0, quantile=1.1), "quantile=1.1"),
     ],
