@@ -78,8 +78,8 @@ class DiffusionVocoder(Vocoder):
     """A diffusion model of waveforms given their spectrogram, such as `experiment=vocoder_fsdd` trains.
 
     weights: the name of a shipped model, or a run folder. steps: of its sampler. seed: of its noise.
-    polish:  iterations that then bring the sound's bands to those of the spectrogram (see `consistency`), with momentum:
-             the model gives the phases and what is within a band; 0 leaves it as the model has it.
+    polish:  iterations that bring the sound's bands to those of the spectrogram, with momentum (`consistency`): the
+             model gives the phases and what is within a band; 0 leaves its sound as it is.
 
     The weights are read when they are first needed. Raises UserError then if there are none.
     """
@@ -124,4 +124,4 @@ class DiffusionVocoder(Vocoder):
         # every clip gets the noise of sample 0: the sound is a function of the spectrogram alone
         numbers = torch.zeros(len(logs), dtype=torch.int64)
         sound = model.draw(template, config, self.seed, numbers).x[:, 0].to(logs)
-        return consistent(sound, bands.without_floor(logs) * mask, bands, self.polish, self.momentum)
+        return consistent(sound, bands.without_floor(logs), mask, bands, self.polish, self.momentum)
