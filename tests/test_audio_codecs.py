@@ -16,6 +16,7 @@ from core.batch import Batch
 from core.codec import Codec
 from core.errors import UserError
 from modalities.audio.bands import Bands
+from modalities.audio.consistency import consistent, istft
 from modalities.audio.frames import frame_mask, mask_of_frames, stft, whole_frames
 from modalities.audio.mdct import MDCT, basis, inverse_mdct, mdct
 from modalities.audio.spectrogram import Spectrogram
@@ -392,6 +393,39 @@ def test_griffin_lim_is_a_function_of_the_clip_alone() -> None:
         size = one.x.shape[-1]
         close(among.x[row, :, :size], one.x[0])
         close(further.x[row, :, :size], one.x[0])
+
+
+@pytest.mark.parametrize(
+    ("bands", "near"),
+    [(Bands(warp=[[129, 1]]), 1e-3), (Bands(), 0.02), (Bands(mels=40, sample_rate=RATE), 0.02)],
+    ids=["bins", "warp", "mel"],
+)
+def test_alternating_projections(bands: Bands, near: float) -> None:
+    """The sound itself is their fixed point, but for bins in no band; noise comes nearer; no padding is seen."""
+    batch = padded(clips([2560, 1281]), 240)  # whole frames
+    x, mask = batch.x[:, 0].double(), batch.mask.double()
+    real = frame_mask(mask, bands.hop)[:, 0]
+    amplitude = bands.without_floor(bands.analyse(x))
+    assert float((consistent(x, amplitude, real, bands, 3) - x).norm() / x.norm()) < near
+
+    inside = mask_of_frames(real[:, None], bands.hop)[:, 0]
+    noise = 0.1 * inside * torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(0))
+    sounds = [
+        consistent(noise, amplitude, real, bands, n, momentum) for n, momentum in ((0, 0), (1, 0), (8, 0), (8, 0.99))
+    ]
+    errors = [convergence(bands, x[:, None], sound[:, None]) for sound in sounds]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.2
+    alone = consistent(noise[1:, :1360], amplitude[1:, :17], real[1:, :17], bands, 8, 0.99)
+    close(alone, sounds[-1][1:, :1360], 1e-9)
+
+
+@pytest.mark.parametrize(("window", "hop"), [(256, 80), (64, 32), (128, 16)])
+def test_the_short_time_spectrum_of_a_sound_gives_it_back(window: int, hop: int) -> None:
+    x = voices([20 * hop, 20 * hop]).double()[:, 0]
+    for mask in (torch.ones(2, 1, 1), torch.ones(2, 20, 1)):
+        back = istft(stft(x, window, hop), mask.double(), window, hop)
+        close(back[:, hop:-hop], x[:, hop:-hop], 1e-10)
 
 
 def test_a_vocoder_that_is_not_there_is_named() -> None:
