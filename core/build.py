@@ -27,7 +27,7 @@ from core.weighting import Weighting
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-FIT_SAMPLES = 4096  # training samples that a codec may look at
+FIT_SAMPLES = 2048  # training samples that a codec may look at
 FILLED = ("modality", "network", "codec")  # the parts whose `???` the data's facts may fill
 # What each part must be: a config from elsewhere is to build no object that writes or downloads in a network's place.
 KINDS: Mapping[str, type] = {

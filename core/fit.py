@@ -100,7 +100,9 @@ def _way_on(run: Path) -> str:
 
 def _rehearse(config: DictConfig, model: Model, data: Data) -> None:
     """Builds what only sampling needs: a wrong value is told now, not after the first hundreds of steps."""
-    try_once(model.denoiser, model.template(1, source=data.test))
+    template = model.template(1, source=data.test)
+    try_once(model.denoiser, template)
+    model.codec.decode(template)
     guided(config, model.denoiser, model.codec)
     build_sampler(config, model.denoiser)
     if config.n:

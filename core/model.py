@@ -44,10 +44,13 @@ class Model:
         """What n samples are drawn for, in diffusion coordinates.
 
         cond: as the modality takes them. source: for a codec whose conditions come from data (see `Codec.conditions`),
-        where they are taken from if `cond` is empty.
+        where they are taken from if `cond` is empty. UserError if they can be taken from neither.
         """
-        if source is None or not self.codec.conditions or cond:
+        if not self.codec.conditions or cond:
             return self.codec.template(self.modality.template(n, cond))
+        if source is None:
+            followed = ", ".join(self.codec.conditions)
+            raise UserError(f"this model's samples follow the {followed} of data: name some (cond.input=a/folder)")
         if len(source) < n:
             raise UserError(f"n={n}: the conditions come from held-out data, and there are only {len(source)}")
         return self.codec.template(whole(source, n))

@@ -44,7 +44,6 @@ SOUNDS = {
     "vocoder/griffin_lim": ["codec.vocoder.iterations=2"],
     "vocoder/diffusion": ["codec.vocoder.steps=1"],
     "schedule/cosine_for_audio": [],
-    "times/uniform_for_audio": [],
     "extractor/vggish": [],
 }
 SOUND_DATA = {

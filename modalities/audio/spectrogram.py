@@ -57,7 +57,9 @@ class Spectrogram(Codec):
         logs = self.logs(batch.x[:, 0])
         x = self.vocoder(logs, batch.mask[:, 0], self.bands)[:, None]
         mask = mask_of_frames(batch.mask, self.bands.hop)
-        return Batch((x * mask).clamp(-1, 1), mask, batch.cond)
+        x = x * mask
+        # new phases make new peaks: a clip that is too loud becomes quieter as a whole, nothing is cut off
+        return Batch(x / x.abs().amax(-1, keepdim=True).clamp(min=1), mask, batch.cond)
 
     def standardise(self, logs: Float[Tensor, "batch frames bands"]) -> Float[Tensor, "batch frames bands"]:
         return (logs - self.mean.to(logs)) / self.std.to(logs)
