@@ -69,7 +69,7 @@ SEPARATE = {
 OPTIONS = [
     str(path.relative_to(CONFIGS).with_suffix(""))
     for path in sorted(CONFIGS.glob("*/*.yaml"))
-    if path.parent.name != "experiment"
+    if path.parent.name not in ("experiment", "for_data")
 ]
 
 
