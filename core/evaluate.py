@@ -35,8 +35,10 @@ def _checkpoint(config: DictConfig, folder: Path, report: Reporter) -> None:
     from core.output import Share
     from core.sample import open_model, request
 
+    if "_target_" in (config.get("modality") or {}):
+        raise UserError("a checkpoint knows its modality; extractor= alone has it measured through another instrument")
     model, drawing = open_model(config)
-    if config.get("modality"):  # another extractor, for example
+    if config.get("modality"):
         drawing.modality = OmegaConf.merge(drawing.modality, config.modality)
         model.modality = build_modality(drawing)
     if config.get("data"):  # where it lies on this machine, or other data

@@ -140,3 +140,10 @@ class Kind(Modality):
     def metrics(self, samples, reference, training):
         return {"mean": float(samples.x.mean())}
 """
+
+
+def test_a_checkpoint_knows_its_modality(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a checkpoint knows its modality; extractor= alone"):
+        evaluate(tmp_path, f"checkpoint={trained}", "modality=image")
+    evaluate(tmp_path, f"checkpoint={trained}", "extractor=judge")
+    assert "judge" in json.loads((tmp_path / "evaluation.json").read_text())["instrument"]

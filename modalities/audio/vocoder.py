@@ -85,7 +85,7 @@ class DiffusionVocoder(Vocoder):
     """
 
     def __init__(
-        self, weights: str = "vocoder_fsdd", steps: int = 20, polish: int = 64, momentum: float = 0.99, seed: int = 0
+        self, weights: str = "vocoder_fsdd", steps: int = 20, polish: int = 200, momentum: float = 0.99, seed: int = 0
     ) -> None:
         super().__init__()
         if steps < 1 or polish < 0 or not 0 <= momentum < 1:
