@@ -119,9 +119,15 @@ def fitted_codec(config: DictConfig, source: Source) -> Codec:
     codec = build_codec(config)
     if found := codec.fit(whole(source, FIT_SAMPLES)):
         with open_dict(config):
-            config.codec = OmegaConf.merge(config.codec, found)
+            config.codec = OmegaConf.merge(config.codec, _unset(config.codec, found))
         codec = build_codec(config)
     return codec
+
+
+def _unset(config: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the found values the config does not set itself."""
+    nested = {name: _unset(config.get(name) or {}, value) for name, value in found.items() if isinstance(value, Mapping)}
+    return nested | {name: value for name, value in found.items() if name not in nested and config.get(name) is None}
 
 
 def build_codec(config: DictConfig) -> Codec:

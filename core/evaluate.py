@@ -35,8 +35,9 @@ def _checkpoint(config: DictConfig, folder: Path, report: Reporter) -> None:
     from core.output import Share
     from core.sample import open_model, request
 
-    if "_target_" in (config.get("modality") or {}):
-        raise UserError("a checkpoint knows its modality; extractor= alone has it measured through another instrument")
+    for name in ("modality", "network", "schedule", "codec"):
+        if "_target_" in (config.get(name) or {}):
+            raise UserError(f"a checkpoint has its own {name}; extractor= chooses what measures it, vocoder= its sound")
     model, drawing = open_model(config)
     if config.get("modality"):
         drawing.modality = OmegaConf.merge(drawing.modality, config.modality)

@@ -36,7 +36,7 @@ def compare(modality: Modality, samples: Batch, reference: Batch, floor: Batch |
     """The modality's figures of the samples and, as `real`, of other real data, both against the reference."""
     columns = {"samples": modality.metrics(samples, reference, training)}
     if floor is not None and len(floor):
-        columns["real"] = modality.metrics(floor, reference, training)
+        columns["real"] = modality.metrics(floor, reference, training, floor=True)
     return columns
 
 

@@ -107,6 +107,8 @@ def _rehearse(config: DictConfig, model: Model, data: Data) -> None:
     build_sampler(config, model.denoiser)
     if config.n:
         model.template(config.n, plain(config.cond), data.test)
+    if config.preview.n:
+        model.template(config.preview.n, source=data.val)
 
 
 def build_module(config: DictConfig, model: Model, data: Data) -> DiffusionModule:

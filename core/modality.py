@@ -90,8 +90,12 @@ class Modality:
         """Which figures of n samples cannot be had here, and how to get them; "" for none. Asked before training."""
         return ""
 
-    def metrics(self, samples: Batch, reference: Batch, training: Batch | None) -> dict[str, float]:
+    def metrics(
+        self, samples: Batch, reference: Batch, training: Batch | None, floor: bool = False
+    ) -> dict[str, float]:
         """Figures of the samples against held-out data; training: for nearest neighbours (memorisation).
+
+        floor: whether the samples are other held-out data, which is no reconstruction of the reference.
 
         Those that `missing` names are left out.
         """
@@ -109,6 +113,8 @@ def each(name: str, wanted: object, n: int) -> list[object]:
 def _place(condition: str, name: object, values: Sequence[str]) -> int:
     if str(name) in values:
         return values.index(str(name))
-    if isinstance(name, int) and 0 <= name < len(values):
+    by_place = not all(value.lstrip("-").isdigit() for value in values)  # else a number is a name, such as a note's
+    if by_place and isinstance(name, int) and 0 <= name < len(values):
         return name
-    raise UserError(f"unknown {condition} {name!r}; allowed: {', '.join(values)} (or 0 to {len(values) - 1})")
+    places = f" (or 0 to {len(values) - 1})" if by_place else ""
+    raise UserError(f"unknown {condition} {name!r}; allowed: {', '.join(values)}{places}")

@@ -12,6 +12,7 @@ import pytest
 from runs import Outcome, evaluate, sample
 
 from core.data import whole
+from core.errors import UserError
 from modalities.image.artefacts import write_pngs
 from modalities.image.mnist import Mnist5k
 
@@ -137,13 +138,13 @@ class Kind(Modality):
     def read(self, folder):
         return Batch.full(torch.ones(4, 2))
 
-    def metrics(self, samples, reference, training):
+    def metrics(self, samples, reference, training, floor=False):
         return {"mean": float(samples.x.mean())}
 """
 
 
 def test_a_checkpoint_knows_its_modality(trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="a checkpoint knows its modality; extractor= alone"):
+    with pytest.raises(UserError, match="a checkpoint has its own modality; extractor="):
         evaluate(tmp_path, f"checkpoint={trained}", "modality=image")
     evaluate(tmp_path, f"checkpoint={trained}", "extractor=judge")
     assert "judge" in json.loads((tmp_path / "evaluation.json").read_text())["instrument"]

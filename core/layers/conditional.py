@@ -1,4 +1,4 @@
-"""The U-Net body with what it is told: the denoiser network that images and sounds share."""
+"""The U-Net body with what it is told: a denoiser over one or two axes."""
 
 from __future__ import annotations
 

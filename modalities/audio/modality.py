@@ -29,6 +29,7 @@ class Audio(Modality):
     extractor: what the metrics hear through; unless given, the shipped judge of such labels, if there is one.
     paired:    whether sample i is a reconstruction of held-out sound i, as a vocoder's is; their distances are then
                measured too.
+    dither:    whether WAVs get triangular noise of a step, so that what rounding to 16 bits leaves is noise.
     """
 
     name = "audio"
@@ -44,9 +45,11 @@ class Audio(Modality):
         unpitched: Sequence[str] = ("drum",),
         extractor: Listener | None = None,
         paired: bool = False,
+        dither: bool = False,
     ) -> None:
         super().__init__((1, max_length), classes)
-        self.sample_rate, self.multiple, self.paired = sample_rate, multiple, paired
+        self.sample_rate, self.multiple = sample_rate, multiple
+        self.paired, self.dither = paired, dither
         self.about = {"sample_rate": sample_rate}
         self.conditions = {name: list(values) for name, values in conditions.items()}
         self.lengths = torch.tensor([list(row) for row in lengths], dtype=torch.int64)
@@ -107,7 +110,7 @@ class Audio(Modality):
         return Batch(pad(batch.x, (0, short)), pad(mask, (0, short)), batch.cond)[:n]
 
     def write(self, batch: Batch, folder: Path | str, first: int) -> None:
-        artefacts.write_wavs(batch.x, batch.mask, Path(folder), self.sample_rate, first)
+        artefacts.write_wavs(batch.x, batch.mask, Path(folder), self.sample_rate, first, self.dither)
 
     def read(self, folder: Path | str) -> Batch:
         return artefacts.read_wavs(Path(folder), self.sample_rate)[0]
@@ -135,7 +138,9 @@ class Audio(Modality):
             return f"figures through a judge are missing: none is shipped for the labels {', '.join(self.classes[:5])}"
         return metrics.too_few(n)
 
-    def metrics(self, samples: Batch, reference: Batch, training: Batch | None) -> dict[str, float]:
+    def metrics(
+        self, samples: Batch, reference: Batch, training: Batch | None, floor: bool = False
+    ) -> dict[str, float]:
         return metrics.evaluate(
             samples,
             reference,
@@ -144,7 +149,7 @@ class Audio(Modality):
             self.sample_rate,
             self.conditions,
             unpitched=self.unpitched,
-            paired=self.paired,
+            paired=self.paired and not floor,
         )
 
     def _try_extractor(self) -> str:
@@ -154,7 +159,7 @@ class Audio(Modality):
             try:
                 if self.extractor is not None:
                     self.extractor(torch.zeros(1, 1, self.extractor.sample_rate))
-            except (UserError, ValueError) as error:
+            except UserError as error:
                 self._silenced = str(error)
         return self._silenced
 

@@ -54,7 +54,9 @@ class Image(Modality):
             return f"figures through {self.extractor.name} are missing: {why}" if self.extractor else why
         return metrics.too_few(n)
 
-    def metrics(self, samples: Batch, reference: Batch, training: Batch | None) -> dict[str, float]:
+    def metrics(
+        self, samples: Batch, reference: Batch, training: Batch | None, floor: bool = False
+    ) -> dict[str, float]:
         self.shape = self.shape or tuple(reference.x.shape[1:])  # files alone tell it
         extractor = None if self._try_extractor() else self.extractor
         labelled = extractor is not None and self.classes != [] and list(extractor.classes) == self.classes
