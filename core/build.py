@@ -126,8 +126,9 @@ def fitted_codec(config: DictConfig, source: Source) -> Codec:
 
 def _unset(config: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
     """What of the found values the config does not set itself."""
-    nested = {name: _unset(config.get(name) or {}, value) for name, value in found.items() if isinstance(value, Mapping)}
-    return nested | {name: value for name, value in found.items() if name not in nested and config.get(name) is None}
+    parts = {name: value for name, value in found.items() if isinstance(value, Mapping)}
+    plain = {name: value for name, value in found.items() if name not in parts and config.get(name) is None}
+    return plain | {name: _unset(config.get(name) or {}, value) for name, value in parts.items()}
 
 
 def build_codec(config: DictConfig) -> Codec:
