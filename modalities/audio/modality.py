@@ -13,6 +13,7 @@ from core.errors import UserError
 from core.modality import GRID, Modality, each
 from modalities.audio import artefacts, drawing, metrics, page
 from modalities.audio.features import Listener
+from modalities.audio.frames import whole_frames
 from modalities.audio.judge import SHIPPED, Judge
 
 
@@ -104,10 +105,7 @@ class Audio(Modality):
         batch, _ = artefacts.read_wavs(Path(str(wanted["input"])), self.sample_rate)
         if len(batch) < n:
             raise UserError(f"n={n}, but cond.input={wanted['input']} holds {len(batch)} sounds")
-        short = -batch.x.shape[-1] % self.multiple
-        mask = batch.mask.expand(-1, 1, batch.x.shape[-1])
-        pad = torch.nn.functional.pad
-        return Batch(pad(batch.x, (0, short)), pad(mask, (0, short)), batch.cond)[:n]
+        return whole_frames(batch[:n], self.multiple)
 
     def write(self, batch: Batch, folder: Path | str, first: int) -> None:
         artefacts.write_wavs(batch.x, batch.mask, Path(folder), self.sample_rate, first, self.dither)
