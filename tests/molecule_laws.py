@@ -1,7 +1,7 @@
 """The laws of every network on molecules, as checks of a factory: `law(make, dtype)` for a law of `LAWS`.
 
-make: gives a network for `FEATURES` feature columns and `PROPERTIES`, of any small width and depth. Networks that turn with
-their molecules keep those of `EQUIVARIANCE` too.
+make: gives a network for `FEATURES` feature columns and `PROPERTIES`, of any small width and depth. Networks that turn
+with their molecules keep those of `EQUIVARIANCE` too.
 """
 
 from __future__ import annotations
