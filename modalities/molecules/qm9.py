@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from importlib.util import find_spec
 from itertools import chain
@@ -21,6 +20,7 @@ CACHE_VERSION = "v1"  # a new one whenever the reading, the split or the layout 
 MOLECULES = 130_831
 ELEMENTS = ("H", "C", "N", "O", "F")
 TRAIN, VAL, TEST = 100_000, 17_748, 13_083
+BRACKETS = str.maketrans("", "", "[]")
 EV = 27.211386245988  # electronvolts in a hartree (CODATA 2018)
 
 # our name: the table's column, and the factor to our unit
@@ -73,19 +73,21 @@ def installed_tables() -> list[Path]:
 
 def parse(tables: Sequence[Path], folder: Path) -> None:
     """Fills a cache from the tables. UserError for a row that cannot be read, or another number of them."""
-    positions, symbols, sizes = [], [], []
+    positions: list[float] = []
+    symbols, sizes = [], []
     columns: dict[str, list[float]] = {name: [] for name in PROPERTIES}
     for table in tables:
         with table.open(newline="") as file:
             for row in csv.DictReader(file):
                 try:
-                    atoms = json.loads(row["XYZ_Ang"])
-                    found = row["Elements"][2:-2].split("', '")
+                    found = row["Elements"][2:-2].split("','")
+                    # "0." is a number here, which JSON does not allow
+                    atoms = [float(number) for number in row["XYZ_Ang"].translate(BRACKETS).split(",")]
                     for name, (column, factor) in PROPERTIES.items():
                         columns[name].append(float(row[column]) * factor)
                 except (KeyError, ValueError, TypeError) as error:
                     raise UserError(f"{table}: molecule {len(sizes) + 1} cannot be read: {error!r}") from error
-                positions.append(np.array(atoms, dtype=np.float32))
+                positions.extend(atoms)
                 symbols.append(found)
                 sizes.append(len(found))
     if len(sizes) != MOLECULES:
@@ -94,7 +96,7 @@ def parse(tables: Sequence[Path], folder: Path) -> None:
     write_cache(
         folder,
         ELEMENTS,
-        np.concatenate(positions),
+        np.array(positions, dtype=np.float32).reshape(-1, 3),
         np.array([place[symbol] for symbol in chain.from_iterable(symbols)], dtype=np.uint8),
         np.array(sizes, dtype=np.int64),
         {name: np.array(values, dtype=np.float32) for name, values in columns.items()},
