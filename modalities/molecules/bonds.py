@@ -7,13 +7,17 @@ charges and no aromatic bonds, so even the data is not wholly stable by it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from core.batch import Batch
 from modalities.molecules.elements import atomic_numbers, symbol_of
+from modalities.molecules.elements import numbers as numbers_of
 
 LENGTHS = {  # typical lengths of single, double and triple bonds, in pm
     1: "HH74 HC109 HN101 HO96 HF92 CC154 CN147 CO143 CF135 NN145 NO140 NF136 OO148 OF142 FF142",
@@ -24,6 +28,24 @@ MARGINS = {1: 10, 2: 5, 3: 3}  # how much longer than typical a bond may be, in 
 VALENCES = {1: 1, 6: 4, 7: 3, 8: 2, 9: 1}  # of the elements the tables know, by atomic number
 HEAVIEST = 86
 _MOST = 16  # no element has a valence as high as this
+_PAIRS = 2**20  # pairs of atoms at a time: they stay in the processor's caches
+
+
+class Molecules(NamedTuple):
+    """Some molecules and their bonds, on the CPU."""
+
+    positions: Float[Tensor, "b n 3"]  # angstrom
+    numbers: Int64[Tensor, "b n"]  # atomic numbers, 0 in the padding
+    orders: Int64[Tensor, "b n n"]
+
+
+def perceive(batch: Batch, elements: Sequence[str]) -> Iterator[Molecules]:
+    """The molecules of a batch (B, N, 3 + elements) in order, a few at a time, with the bonds that the rule sees."""
+    rows = max(1, _PAIRS // max(batch.x.shape[1], 1) ** 2)
+    for x, mask in zip(batch.x.split(rows), batch.mask.split(rows), strict=True):
+        numbers = numbers_of(x, mask, elements).cpu()
+        positions = x[..., :3].float().cpu()
+        yield Molecules(positions, numbers, bond_orders(positions, numbers))
 
 
 def bond_orders(positions: Float[Tensor, "b n 3"], numbers: Int64[Tensor, "b n"]) -> Int64[Tensor, "b n n"]:
@@ -58,17 +80,29 @@ def stable_molecules(stable: Bool[Tensor, "b n"], numbers: Int64[Tensor, "b n"])
     return (stable | (numbers == 0)).all(1) & (numbers > 0).any(1)
 
 
-def connected(orders: Int64[Tensor, "b n n"], numbers: Int64[Tensor, "b n"]) -> Bool[Tensor, " b"]:
-    """Which molecules are one piece: every atom is reached over bonds from every other. False without any atom.
+def pieces(orders: Int64[Tensor, "b n n"]) -> Bool[Tensor, "b n n"]:
+    """Which atoms are reached from which over bonds; each from itself.
 
     The relation of neighbours, squared as boolean matrices until paths of any length are in it.
     """
-    real = numbers > 0
     reach = ((orders > 0) | torch.eye(orders.shape[1], dtype=torch.bool, device=orders.device)).float()
     for _ in range(max(orders.shape[1] - 1, 0).bit_length()):
         reach = ((reach @ reach) > 0).float()
-    together = reach.bool() | ~(real[:, :, None] & real[:, None, :])
-    return together.flatten(1).all(1) & real.any(1)
+    return reach.bool()
+
+
+def connected(orders: Int64[Tensor, "b n n"], numbers: Int64[Tensor, "b n"]) -> Bool[Tensor, " b"]:
+    """Which molecules are one piece. One without any atom is not."""
+    return (largest_piece(orders, numbers) == (numbers > 0)).all(1) & (numbers > 0).any(1)
+
+
+def largest_piece(orders: Int64[Tensor, "b n n"], numbers: Int64[Tensor, "b n"]) -> Bool[Tensor, "b n"]:
+    """The atoms of the piece with the most atoms; of equal ones, of that which has the first atom."""
+    real = numbers > 0
+    reach = pieces(orders) & real[:, None, :] & real[:, :, None]
+    if not real.shape[1]:
+        return real
+    return reach[torch.arange(len(reach)), reach.sum(2).argmax(1)]
 
 
 def _known(numbers: Tensor) -> bool:

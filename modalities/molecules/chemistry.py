@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from modalities.molecules.bonds import Molecules
+
 if TYPE_CHECKING:
     from rdkit import Chem
 
@@ -34,6 +36,12 @@ def to_rdkit(
     return mol.GetMol()
 
 
+def one_of(molecules: Molecules, row: int) -> Chem.Mol:
+    """The molecule of a row, without its padding (see `to_rdkit`)."""
+    real = molecules.numbers[row] > 0
+    return to_rdkit(molecules.positions[row][real], molecules.numbers[row][real], molecules.orders[row][real][:, real])
+
+
 def sanitised(mol: Chem.Mol) -> Chem.Mol | None:
     """A copy with its valences checked and its rings and aromatic bonds perceived; None if RDKit refuses it."""
     from rdkit import Chem, rdBase
@@ -47,7 +55,7 @@ def sanitised(mol: Chem.Mol) -> Chem.Mol | None:
 def smiles_of(mol: Chem.Mol) -> str | None:
     """The canonical SMILES of the largest fragment (the first of equals), by the field's rule; None if invalid.
 
-    Valid is what RDKit sanitises. It fills up open valences by itself, so radicals and pieces pass.
+    Valid is what has atoms and RDKit sanitises. It fills up open valences by itself, so radicals and pieces pass.
     """
     from rdkit import Chem
 
@@ -57,4 +65,4 @@ def smiles_of(mol: Chem.Mol) -> str | None:
     fragments = Chem.GetMolFrags(mol)
     if len(fragments) > 1:
         mol = max(Chem.GetMolFrags(mol, asMols=True), key=lambda fragment: fragment.GetNumAtoms())
-    return Chem.MolToSmiles(mol)
+    return Chem.MolToSmiles(mol) or None
