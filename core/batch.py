@@ -19,6 +19,7 @@ class Batch:
           `Batch.full(x)` makes the mask of data without padding, (B, 1, ..., 1).
     cond: conditions by name, each with first axis B. The reserved name `drop` (B,) bool marks the samples whose
           conditions a network must replace by its learned null embedding; a condition that is absent is null for all.
+          `keep` (broadcastable to x) marks in a template what of x is known: sampling keeps it, no network sees it.
     """
 
     x: Float[Tensor, "batch *shape"]
@@ -65,6 +66,15 @@ def concatenate(batches: list[Batch]) -> Batch:
         torch.cat([b.mask for b in batches]),
         {name: torch.cat([b.cond[name] for b in batches]) for name in batches[0].cond},
     )
+
+
+def padded(x: Tensor, like: Tensor) -> Tensor:
+    """x with zeros at the end of each axis, up to the shape of `like`."""
+    if x.shape == like.shape:
+        return x
+    out = x.new_zeros(like.shape)
+    out[tuple(slice(0, size) for size in x.shape)] = x
+    return out
 
 
 def float_dtype(x: Tensor) -> torch.dtype:

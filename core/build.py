@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 FIT_SAMPLES = 2048  # training samples that a codec may look at
-FILLED = ("modality", "network", "codec")  # the parts whose `???` the data's facts may fill
+FILLED = ("modality", "network", "codec", "prediction", "weighting")  # the parts whose `???` the data's facts may fill
 # What each part must be: a config from elsewhere is to build no object that writes or downloads in a network's place.
 KINDS: Mapping[str, type] = {
     "data": Data,

@@ -42,6 +42,10 @@ class Codec:
         encoded = self.encode(batch)
         return encoded.with_x(torch.zeros_like(encoded.x))
 
+    def trim(self, batch: Batch) -> Batch:
+        """The same samples in diffusion coordinates, with no more padding at the end of each axis than they need."""
+        return batch
+
     def fit(self, batch: Batch) -> Mapping[str, object]:
         """The constructor's arguments that follow from training data (a large batch of it), as plain values.
 

@@ -15,7 +15,11 @@ from core.batch import Batch
 
 
 class Source(Protocol):
-    """One split of a data set."""
+    """One split of a data set.
+
+    Where samples differ in size, it may also have `sizes`, an integer array (N,): each training batch is then of
+    samples that are about equally large (see `SizedOrder`).
+    """
 
     def __len__(self) -> int: ...
 
@@ -107,6 +111,43 @@ class StepOrder(Sampler[list[int]]):
                 indices.append(int(order[place % self.size]))
             yield indices
             step += 1
+
+
+class SizedOrder(StepOrder):
+    """As `StepOrder`, for samples of different sizes: each global batch holds neighbours in size, so little is padding.
+
+    In each epoch the shuffled samples are sorted by size and cut into batches, which are visited in a random order.
+    The samples that fill no batch, of a random size, are left out of that epoch.
+    """
+
+    def __init__(self, sizes: np.ndarray, *args: int, **kwargs: int) -> None:
+        super().__init__(len(sizes), *args, **kwargs)
+        self.sizes = torch.as_tensor(np.ascontiguousarray(sizes))
+        if self.size < self.batch_size * self.world:
+            raise ValueError(
+                f"batches of {self.batch_size * self.world} samples of about one size, and only {self.size} samples"
+            )
+
+    def __iter__(self) -> Iterator[list[int]]:
+        step, epoch, total = self.first_step, -1, self.batch_size * self.world
+        batches = self.size // total
+        order = torch.empty(0, 0)
+        positions = global_positions(self.batch_size, self.rank, self.world)
+        while True:
+            if step // batches != epoch:
+                epoch = step // batches
+                order = self._epoch(epoch, batches, total)
+            yield order[step % batches][positions].tolist()
+            step += 1
+
+    def _epoch(self, epoch: int, batches: int, total: int) -> Tensor:
+        """(batches, total): the places in the data of each global batch."""
+        shuffled = random.permutation(self.seed, epoch, self.size)
+        by_size = shuffled[torch.argsort(self.sizes[shuffled], stable=True)]
+        left_out = self.size - batches * total
+        begin = int(shuffled[0]) * (left_out + 1) // self.size
+        kept = torch.cat([by_size[:begin], by_size[begin + left_out :]])
+        return kept.reshape(batches, total)[torch.argsort(shuffled[:batches])]
 
 
 def global_positions(batch_size: int, rank: int, world: int) -> Tensor:

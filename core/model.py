@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.nn import Module
 
 from core import checkpoint
-from core.batch import Batch, concatenate
+from core.batch import Batch, concatenate, padded
 from core.build import build_codec, build_denoiser, build_modality, build_sampler, guided
 from core.codec import Codec
 from core.config import load_yaml
 from core.data import Source, whole
 from core.denoiser import Denoiser
+from core.editing import Known
 from core.errors import UserError
 from core.modality import Modality
 from core.samplers import Callback, sample
@@ -74,12 +75,20 @@ class Model:
         indices: Int[Tensor, " b"],
         callback: Callback | None = None,
     ) -> Batch:
-        """Decoded samples number `indices` of a request for the template, in one batch on the model's device."""
+        """Decoded samples number `indices` of a request for the template, in one batch on the model's device.
+
+        Where the template has `cond["keep"]`, its values are known there, see `core.editing.Known`.
+        """
         denoiser = guided(config, self.denoiser, self.codec).eval()
         sampler, times = build_sampler(config, self.denoiser)
         template = template.to(self.device)
-        x0 = sample(denoiser, sampler, template, times, seed=seed, indices=indices, callback=callback)
-        return self.codec.decode(template.with_x(x0))
+        known = self.codec.trim(template)
+        cond = {name: value for name, value in known.cond.items() if name != "keep"}
+        shape, constrain = Batch(known.x, known.mask, cond), None
+        if "keep" in known.cond:
+            constrain = Known(denoiser, shape, known.cond["keep"], seed, indices.to(self.device))
+        x0 = sample(denoiser, sampler, shape, times, seed=seed, indices=indices, constrain=constrain, callback=callback)
+        return self.codec.decode(Batch(padded(x0, template.x), template.mask, cond))
 
     @property
     def device(self) -> torch.device:

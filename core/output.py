@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from core.batch import Batch, concatenate
+from core.batch import Batch, concatenate, padded
 from core.build import plain
 from core.data import Source, whole
 from core.errors import UserError
@@ -164,14 +164,17 @@ def read_arrays(path: Path) -> Batch:
 
 
 def write_trajectory(model: Model, config: DictConfig, folder: Path, n: int = 8, moments: int = 12) -> None:
-    """The way of the first n samples from noise to data, at about `moments` moments, drawn by the modality."""
+    """The way of n of the samples from noise to data, at about `moments` moments, drawn by the modality."""
     states: list[Batch] = []
-    template = model.template(int(config.n), plain(config.cond))[:n]
-    every = max(1, round(int(config.steps) / moments))
+    whole_request = model.template(int(config.n), plain(config.cond))
+    # spread over the request: its order may mean something, such as size
+    rows = torch.linspace(0, len(whole_request) - 1, min(n, len(whole_request))).round().long()
+    template, every = whole_request[rows], max(1, round(int(config.steps) / moments))
 
     def keep(done: int, s: torch.Tensor, x_s: torch.Tensor) -> None:
         if done % every == 0 or s == 0:
-            states.append(model.codec.decode(template.to(x_s.device).with_x(x_s)).to("cpu"))
+            state = template.to(x_s.device).with_x(padded(x_s, template.x))
+            states.append(model.codec.decode(state).to("cpu"))
 
-    for _ in model.stream(template, config, seed=config.seed, callback=keep):
-        model.modality.trajectory(states, folder)
+    model.draw(template, config, config.seed, rows, callback=keep)
+    model.modality.trajectory(states, folder)

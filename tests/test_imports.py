@@ -29,6 +29,7 @@ RANKS = {
     "denoiser": 3,
     "guidance": 4,
     "samplers": 4,
+    "editing": 4,
     "likelihood": 4,
     "objective": 4,
     "fitting": 5,

@@ -20,8 +20,10 @@ from core.batch import Batch
 from core.errors import UserError
 from core.folders import describe_skipped
 from core.splits import SPLITS
+from modalities.molecules.codec import ELEMENT_SCALE
 from modalities.molecules.elements import check
 
+POSITION_FACTOR = 3.0  # of the positions in the loss, beside 1 of the elements
 HALVES = ("first", "second")
 
 
@@ -69,7 +71,8 @@ class MoleculeData:
                 that have seen different molecules; None for all.
     rotate:     whether training turns each molecule at random, for networks that are not equivariant.
 
-    facts: `elements` (symbols), `features` (their number), `sizes` (how many training molecules have n atoms, by n),
+    facts: `elements` (symbols), `features` (their number), `scale` (the standard deviation of centred positions, in
+           angstrom), `sigma_data` (that of each column in diffusion coordinates), `factors` (of each in the loss), `sizes` (how many training molecules have n atoms, by n),
            `properties` (the mean and the standard deviation of each condition in the training split).
     """
 
@@ -109,6 +112,10 @@ class MoleculeData:
         self.facts: dict[str, object] = {
             "elements": self.elements,
             "features": len(self.elements),
+            "scale": about["spread"],
+            "sigma_data": [about["spread"]] * 3
+            + [round(ELEMENT_SCALE / len(self.elements) ** 0.5, 3)] * len(self.elements),
+            "factors": [POSITION_FACTOR] * 3 + [1.0] * len(self.elements),
             "sizes": dict(zip(found.tolist(), counts.tolist(), strict=True)),
             "properties": {key: [float(v.mean()), float(v.std())] for key, v in self.train.cond.items()},
         }
@@ -164,4 +171,12 @@ def write_cache(
     for name, values in properties.items():
         np.save(folder / f"property_{name}.npy", values.astype(np.float32))
     about = {"elements": list(elements), "properties": list(properties), "skipped": list(skipped)}
+    about["spread"] = round(_spread(positions, sizes), 2)
     (folder / "about.json").write_text(json.dumps(about))
+
+
+def _spread(positions: Float32[np.ndarray, "atoms 3"], sizes: Int64[np.ndarray, " molecules"]) -> float:
+    """The standard deviation of the positions about their molecules' centres, in angstrom."""
+    starts = np.cumsum(sizes) - sizes
+    centres = np.add.reduceat(positions.astype(np.float64), starts) / sizes[:, None]
+    return float(np.sqrt(np.mean((positions - np.repeat(centres, sizes, axis=0)) ** 2)))

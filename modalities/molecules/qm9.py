@@ -16,7 +16,7 @@ from core.cli import say
 from core.errors import UserError
 from modalities.molecules.data import MoleculeData, write_cache
 
-CACHE_VERSION = "v1"  # a new one whenever the reading, the split or the layout changes
+CACHE_VERSION = "v2"  # a new one whenever the reading, the split or the layout changes
 MOLECULES = 130_831
 ELEMENTS = ("H", "C", "N", "O", "F")
 TRAIN, VAL, TEST = 100_000, 17_748, 13_083

@@ -1,0 +1,152 @@
+"""The default network: scalars and vectors on atoms, and messages that are one matrix product with radial operators.
+
+There is no network on pairs. R_k[i, j] = g_k(|x_i - x_j|) are sixteen N x N matrices of a geometry; a layer sends
+linear maps of the atoms' features through all of them at once, as scalars (R_k h) and along the unit vectors between
+atoms (R_k u h), which makes it equivariant to rotations and reflections and cheap on any device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from core.denoiser import Cond
+from modalities.molecules.context import Context
+
+NEAREST, FARTHEST = 0.6, 2.8  # square roots of angstrom: where the first and the last radial function peak
+SOFTENING = 0.3  # angstrom: unit vectors vanish smoothly where two atoms meet
+DAMPING = 0.7  # of the sums over messages, beside the atom's own part
+REFINE = 32  # hidden numbers of what tells how far the positions move
+
+
+class Geometry(NamedTuple):
+    """radial: (B, K, N, N), g_k of the distances, zero on the diagonal and in padding.
+    directed: (B, K, 3 N, N), the same along the vectors (x_i - x_j) / (d + softening).
+    """
+
+    radial: Float[Tensor, "b k n n"]
+    directed: Float[Tensor, "b k n3 n"]
+
+
+class RadialOperators(nn.Module):
+    """Gaussians of the square root of the distance, which are narrow where bonds are; `number` of them."""
+
+    centres: Tensor
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.register_buffer("centres", torch.linspace(NEAREST, FARTHEST, number), persistent=False)
+        self.width = (FARTHEST - NEAREST) / (number - 1)
+
+    def forward(self, positions: Float[Tensor, "b n 3"], mask: Float[Tensor, "b n 1"]) -> Geometry:
+        """positions: in angstrom."""
+        b, n, _ = positions.shape
+        apart = positions.transpose(1, 2)[..., :, None] - positions.transpose(1, 2)[..., None, :]  # (B, 3, N, N)
+        # a square root has no gradient at zero, where an atom meets itself
+        d = (apart.square().sum(1) + 1e-8).sqrt()
+        pairs = mask * mask.transpose(1, 2) * (1 - torch.eye(n, dtype=mask.dtype, device=mask.device))
+        offset = (d.sqrt()[:, None] - self.centres.to(d)[:, None, None]) / self.width
+        # clamped: numbers below float32's normal range slow a CPU down
+        radial = torch.exp((-0.5 * offset.square()).clamp(min=-40)) * pairs[:, None]
+        unit = apart / (d + SOFTENING)[:, None]
+        directed = (radial[:, :, None] * unit[:, None]).reshape(b, len(self.centres), 3 * n, n)
+        return Geometry(radial, directed)
+
+
+class Layer(nn.Module):
+    """Messages, then an update of scalars h (B, N, width) and vectors v (B, N, 3, vectors)."""
+
+    def __init__(self, width: int, vectors: int, radial: int, scalar_channels: int, vector_channels: int) -> None:
+        super().__init__()
+        self.radial, self.scalar_channels, self.vector_channels = radial, scalar_channels, vector_channels
+        hidden = 2 * width
+        self.norm = nn.LayerNorm(width)
+        self.send = nn.Linear(width, radial * (scalar_channels + vector_channels))
+        self.transport = nn.Linear(vectors, radial * vector_channels, bias=False)
+        self.point = nn.Linear(radial * vector_channels, vectors, bias=False)
+        self.arrive = nn.Linear(radial * vector_channels, vectors, bias=False)
+        self.maps = nn.Linear(vectors, 3 * vectors, bias=False)
+        self.own = nn.Linear(width, hidden)
+        self.heard = nn.Linear(radial * scalar_channels, hidden, bias=False)
+        self.invariant = nn.Linear(2 * vectors, hidden, bias=False)
+        self.update = nn.Linear(hidden, width + vectors)
+
+    def forward(self, h: Tensor, v: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor]:
+        """(h, v, the vectors' gates)."""
+        normed = self.norm(h)
+        heard, pointed, transported = self._messages(normed, v, geometry)
+        v = v + DAMPING * self.point(pointed) + self.arrive(transported)
+        a, b, c = self.maps(v).chunk(3, dim=-1)
+        invariants = torch.cat([(a * b).sum(2), (c.square().sum(2) + 1e-6).sqrt()], dim=-1)
+        y = F.silu(self.own(normed) + DAMPING * self.heard(heard) + self.invariant(invariants))
+        update, gate = self.update(y).split([h.shape[-1], v.shape[-1]], dim=-1)
+        return h + update, v, gate
+
+    def _messages(self, h: Tensor, v: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor]:
+        """Scalars, (B, N, K s); vectors made of scalars, and vectors passed on, both (B, N, 3, K c)."""
+        b, n, _ = h.shape
+        k, s, c = self.radial, self.scalar_channels, self.vector_channels
+        sent = self.send(h).reshape(b, n, k, s + c).transpose(1, 2)
+        passed = self.transport(v).reshape(b, n, 3, k, c).permute(0, 3, 1, 2, 4).reshape(b, k, n, 3 * c)
+        heard = geometry.radial @ torch.cat([sent[..., :s], passed], dim=-1)
+        pointed = (geometry.directed @ sent[..., s:]).reshape(b, k, 3, n, c).permute(0, 3, 2, 1, 4)
+        transported = heard[..., s:].reshape(b, k, n, 3, c).permute(0, 2, 3, 1, 4)
+        scalars = heard[..., :s].transpose(1, 2)
+        return scalars.reshape(b, n, k * s), pointed.reshape(b, n, 3, k * c), transported.reshape(b, n, 3, k * c)
+
+
+class Factored(nn.Module):
+    """Scalars and vectors on all atoms, every pair at once; equivariant to E(3) and to the order of atoms.
+
+    features: number of feature columns. properties: see `Context`. scale: angstrom per unit of x's positions.
+    width, vectors: scalar and vector channels of an atom. radial: radial functions; scalar_channels, vector_channels:
+    what each of them carries. Each layer moves the positions, and the next one sees the molecule as it is then.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        properties: Mapping[str, Sequence[float]] | None = None,
+        scale: float = 1.0,
+        width: int = 96,
+        depth: int = 4,
+        vectors: int = 32,
+        radial: int = 16,
+        scalar_channels: int = 8,
+        vector_channels: int = 4,
+    ) -> None:
+        super().__init__()
+        self.scale = scale
+        self.context = Context(properties)
+        self.operators = RadialOperators(radial)
+        self.embed = nn.Linear(features + self.context.width, width)
+        self.layers = nn.ModuleList(
+            Layer(width, vectors, radial, scalar_channels, vector_channels) for _ in range(depth)
+        )
+        self.moves = nn.ModuleList(nn.Linear(vectors, 1, bias=False) for _ in range(depth))
+        self.refine = nn.Sequential(nn.Linear(self.context.width, REFINE), nn.SiLU(), nn.Linear(REFINE, depth - 1))
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, features)
+        self.vectors = vectors
+        for head in (*self.moves, self.out):
+            nn.init.zeros_(head.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(
+        self, x: Float[Tensor, "b n c"], c_noise: Float[Tensor, " b"], mask: Float[Tensor, "b n 1"], cond: Cond
+    ) -> Float[Tensor, "b n c"]:
+        context = self.context(c_noise, mask, cond).to(x)
+        h = self.embed(torch.cat([x[..., 3:], context[:, None].expand(-1, x.shape[1], -1)], dim=-1))
+        v = h.new_zeros(*h.shape[:2], 3, self.vectors)
+        step = self.refine(context)
+        moved = torch.zeros_like(x[..., :3])
+        for number, (layer, move) in enumerate(zip(self.layers, self.moves, strict=True)):
+            seen = x[..., :3] if number == 0 else x[..., :3] + step[:, number - 1, None, None] * moved
+            h, v, gate = layer(h, v, self.operators(self.scale * seen, mask))
+            moved = moved + move(v * gate[:, :, None]).squeeze(-1)
+        return torch.cat([moved, self.out(self.norm(h))], dim=-1) * mask
