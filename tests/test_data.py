@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from core.cache import cache_dir
-from core.data import ArraySource, StepOrder, train_loader, val_loader, whole
+from core.data import ArraySource, SizedOrder, StepOrder, train_loader, val_loader, whole
 
 
 def steps(count: int, **options: int) -> list[list[int]]:
@@ -51,6 +51,50 @@ def test_accumulation_cuts_the_same_order():
 def test_the_seed_decides():
     assert steps(5) == steps(5)
     assert steps(5) != steps(5, seed=5)
+
+
+SIZES = np.random.default_rng(0).integers(3, 30, 103)
+
+
+def sized(count: int, **options: int) -> list[list[int]]:
+    settings = {"batch_size": 4, "seed": 4, **options}
+    return list(islice(SizedOrder(SIZES, **settings), count))
+
+
+def test_batches_of_one_size_are_neighbours_in_size_in_a_random_order():
+    epoch = sized(25)
+    flat = [i for step in epoch for i in step]
+    assert len(set(flat)) == 100, "each sample at most once, and only what fills no batch is left out"
+    for step in epoch:
+        low, high = SIZES[step].min(), SIZES[step].max()
+        between = np.count_nonzero((SIZES > low) & (SIZES < high))
+        assert between <= 4 + 3, "besides the batch's own, only samples that are left out may lie between"
+    firsts = [SIZES[step].min() for step in epoch]
+    assert firsts != sorted(firsts)
+    assert epoch != sized(50)[25:], "each epoch has its own batches"
+
+
+def test_what_is_left_out_differs_from_epoch_to_epoch():
+    seen = [frozenset(i for step in sized(25 * (e + 1))[25 * e :] for i in step) for e in range(8)]
+    assert len(set(seen)) > 1
+    assert len(frozenset.union(*seen)) == len(SIZES)
+
+
+@pytest.mark.parametrize("first", [1, 24, 25, 60])
+def test_batches_of_one_size_resume_at_any_step(first: int):
+    assert sized(10, first_step=first) == sized(first + 10)[first:]
+
+
+def test_ranks_share_batches_of_one_size():
+    alone = sized(30, batch_size=8)
+    ranks = [sized(30, rank=rank, world=2) for rank in range(2)]
+    for k, batch in enumerate(alone):
+        assert [batch[0::2], batch[1::2]] == [ranks[0][k], ranks[1][k]]
+
+
+def test_too_few_for_one_batch_of_one_size():
+    with pytest.raises(ValueError, match="only 103 samples"):
+        SizedOrder(SIZES, 104, 0)
 
 
 def test_no_data():

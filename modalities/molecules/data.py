@@ -71,12 +71,11 @@ class MoleculeData:
                 that have seen different molecules; None for all.
     rotate:     whether training turns each molecule at random, for networks that are not equivariant.
 
-    facts: `elements` (symbols), `features` (their number), `scale` (the standard deviation of centred positions, in
-           angstrom), `sigma_data` (that of each column in diffusion coordinates), `factors` (of each in the loss), `sizes` (how many training molecules have n atoms, by n),
-           `properties` (the mean and the standard deviation of each condition in the training split).
+    facts: `elements` (symbols), `features` (their number), `sizes` (how many training molecules have n atoms, by n),
+           `scale` (the standard deviation of centred positions, in angstrom), `sigma_data` (that of each column in
+           diffusion coordinates), `factors` (of each column in the loss), `properties` (the mean and the standard
+           deviation of each condition in the training split).
     """
-
-    classes: list[str] = []
 
     def __init__(
         self,
@@ -89,6 +88,7 @@ class MoleculeData:
         if half is not None and half not in HALVES:
             raise UserError(f"data.half={half}: must be first, second or null")
         self.name, self.rotate = name, rotate
+        self.classes: list[str] = []
         about = json.loads((cache / "about.json").read_text())
         self.elements, self.skipped = check(about["elements"]), about["skipped"]
         if unknown := sorted(set(properties) - set(about["properties"])):
@@ -109,13 +109,13 @@ class MoleculeData:
 
         self.train, self.val, self.test = map(source, SPLITS)
         found, counts = np.unique(self.train.sizes, return_counts=True)
+        many = len(self.elements)
         self.facts: dict[str, object] = {
             "elements": self.elements,
-            "features": len(self.elements),
+            "features": many,
             "scale": about["spread"],
-            "sigma_data": [about["spread"]] * 3
-            + [round(ELEMENT_SCALE / len(self.elements) ** 0.5, 3)] * len(self.elements),
-            "factors": [POSITION_FACTOR] * 3 + [1.0] * len(self.elements),
+            "sigma_data": [about["spread"]] * 3 + [round(ELEMENT_SCALE / many**0.5, 3)] * many,
+            "factors": [POSITION_FACTOR] * 3 + [1.0] * many,
             "sizes": dict(zip(found.tolist(), counts.tolist(), strict=True)),
             "properties": {key: [float(v.mean()), float(v.std())] for key, v in self.train.cond.items()},
         }

@@ -22,7 +22,7 @@ SDF = "samples.sdf"
 
 
 class Molecules(Modality):
-    """Atoms in space; decoded batches are (B, N, 3 + elements), positions in angstrom and one-hot elements, with a mask.
+    """Atoms in space; decoded batches are (B, N, 3 + elements), angstrom and one-hot elements, with a mask (B, N, 1).
 
     elements:   symbols, in the order of the one-hot columns.
     sizes:      how many training molecules have n atoms, by n: what sizes samples have that are not asked for.

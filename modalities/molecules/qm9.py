@@ -1,4 +1,4 @@
-"""The default data: all of QM9, 130,831 molecules of up to 29 atoms, from the tables that the package `qm9pack` carries."""
+"""The default data: all of QM9, 130,831 molecules of up to 29 atoms, from the tables in the package `qm9pack`."""
 
 from __future__ import annotations
 
