@@ -67,7 +67,7 @@ def test_batches_of_one_size_are_neighbours_in_size_in_a_random_order():
     assert len(set(flat)) == 100, "each sample at most once, and only what fills no batch is left out"
     for step in epoch:
         low, high = SIZES[step].min(), SIZES[step].max()
-        between = np.count_nonzero((SIZES > low) & (SIZES < high))
+        between = np.count_nonzero((low < SIZES) & (high > SIZES))
         assert between <= 4 + 3, "besides the batch's own, only samples that are left out may lie between"
     firsts = [SIZES[step].min() for step in epoch]
     assert firsts != sorted(firsts)
