@@ -150,15 +150,16 @@ def _by_the_rule(seen: _Seen, smiles: Sequence[str | None], whole: Sequence[bool
     valid = [one is not None for one in smiles]
     distinct = len(set(smiles) - {None})
     n = len(smiles)
-    figures = {
+    figures = {}
+    if len(seen["atom"]):
+        figures["atom_stability"] = seen["stable_atom"].double().mean().item()
+    figures |= {
         "molecule_stability": seen["stable_molecule"].double().mean().item(),
         "validity": sum(valid) / n,
         "valid_and_unique": distinct / n,
         "connected": sum(whole) / n,
         "valid_and_connected": sum(map(all, zip(valid, whole, strict=True))) / n,
     }
-    if len(seen["atom"]):
-        figures["atom_stability"] = seen["stable_atom"].double().mean().item()
     if distinct:
         figures["uniqueness"] = distinct / sum(valid)
     return figures
