@@ -1,4 +1,4 @@
-"""python -m benchmarks.speed [what=networks,same_network,overheads,imports,audio] [rounds=7]: how fast, beside whom.
+"""python -m benchmarks.speed [what=networks,audio,molecules,...] [rounds=7]: how fast, beside whom.
 
 networks:     a training step and a DDIM step of the default image network, against other libraries' networks with
               equally many parameters in their own loops.
@@ -6,6 +6,7 @@ same_network: our training step and sampling loop around the other libraries' ne
 overheads:    the sampling loop against bare network calls; the training loop against a bare PyTorch loop.
 imports:      `import core` and the mathematics, against `import torch`.
 audio:        a training step of our networks for sound, against DiffWave's network with equally many parameters.
+molecules:    a training step of the graph network, against the same network in the usual arrangement.
 
 Everything that is compared takes turns in one process on one CPU thread; figures are medians of the rounds' ratios.
 """
@@ -38,6 +39,7 @@ from benchmarks.common import (
     training_step,
 )
 from benchmarks.lightning_loop import lightning_against_bare
+from benchmarks.molecule_speed import molecule_steps
 from benchmarks.peers import STEPS, Peer, installed
 from core.batch import Batch
 from core.build import part
@@ -58,13 +60,16 @@ MATHEMATICS = (  # all that samples and computes losses, without Lightning and H
 
 @dataclass
 class Options:
-    what: str = "networks,same_network,overheads,imports,audio"
+    what: str = "networks,same_network,overheads,imports,audio,molecules"
     batch: int = 64
     rounds: int = 7
     steps: int = 10  # of DDIM, in each timed call
     lightning_steps: int = 20  # of the default run, in each round
     clips: int = 8  # of sound, in a batch
     seconds: float = 0.8  # of each clip
+    width: int = 64  # of the graph network; 256 and 9 are those of E(3) diffusion
+    depth: int = 4
+    molecule_batches: int = 8  # in each round
     overrides: str = ""  # of the default run, separated by blanks, such as "network.widths=[8,16]"
     out: str = "benchmarks/out"
 
@@ -95,6 +100,7 @@ def main(options: Options) -> list[Comparison]:
         "overheads": overheads,
         "imports": imports,
         "audio": audio,
+        "molecules": molecules,
     }
     names = chosen(options.what, list(groups), "what")
     torch.set_num_threads(1)
@@ -183,6 +189,10 @@ def imports(bench: Bench, options: Options) -> list[Comparison]:
 
 def audio(bench: Bench, options: Options) -> list[Comparison]:
     return waveform_steps(options.clips, options.seconds, options.rounds)
+
+
+def molecules(bench: Bench, options: Options) -> list[Comparison]:
+    return molecule_steps(options.width, options.depth, options.molecule_batches, options.rounds)
 
 
 def importing(statement: str) -> Task:

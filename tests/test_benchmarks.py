@@ -13,9 +13,11 @@ from runs import audio
 from benchmarks import audio_quality, compare, quality, speed
 from benchmarks.common import Run
 from benchmarks.contenders import Polydiffusion
+from benchmarks.molecule_speed import disagreement, usual
 from benchmarks.peers import Peer, ddpm_pytorch, diffusers
 from core.batch import Batch
 from core.errors import UserError
+from modalities.molecules.egnn import Egnn, StepTime
 
 BUILDERS = {"denoising_diffusion_pytorch": ddpm_pytorch, "diffusers": diffusers}
 PARAMETERS = 707_844
@@ -81,6 +83,33 @@ def test_speed_of_sound(tmp_path: Path) -> None:
     for comparison in found:  # of equal sizes, as their names say
         ours, theirs = (int("".join(filter(str.isdigit, text))) for text in (comparison.what, comparison.baseline))
         assert ours == pytest.approx(theirs, rel=0.02)
+
+
+@pytest.mark.skipif(find_spec("qm9pack") is None, reason="QM9 is not installed")
+def test_speed_of_molecules(tmp_path: Path, cache: Path) -> None:
+    small = {"width": 8, "depth": 1, "molecule_batches": 2}
+    options = speed.Options("molecules", batch=2, rounds=1, overrides=TINY, out=str(tmp_path), **small)
+    (comparison,) = speed.main(options)
+    assert comparison.what.startswith("a molecule, 8 x 1")
+    assert json.loads((tmp_path / "speed.json").read_text())["molecules"][0]["ratio"] == comparison.ratio
+
+
+@pytest.mark.parametrize("reference", [False, True], ids=["default", "edm_qm9"])
+def test_the_usual_arrangement_of_the_graph_network_is_the_same_function(reference: bool) -> None:
+    torch.manual_seed(0)
+    as_published = {"radial": 0, "norm": False, "reach": 15, "context": StepTime(10), "spare": 1}
+    egnn = Egnn(5, {}, width=32, **(as_published if reference else {}))
+    with torch.no_grad():
+        for layer in egnn.layers:
+            layer.strength.weight += 0.01 * torch.randn_like(layer.strength.weight)  # positions move
+    mask = (torch.arange(9) < torch.tensor([9, 2, 5])[:, None]).float()[..., None]
+    batch = Batch(torch.randn(3, 9, 8) * mask, mask)
+    assert disagreement(egnn, usual(egnn), batch) < 1e-5
+    assert disagreement(egnn.double(), usual(egnn), Batch(batch.x.double(), mask.double())) < 1e-12
+    moved = usual(egnn)
+    with torch.no_grad():
+        next(moved.parameters()).mul_(1.001)
+    assert disagreement(egnn, moved, Batch(batch.x.double(), mask.double())) > 1e-5
 
 
 def test_quality_continues_where_it_stopped(tmp_path: Path) -> None:

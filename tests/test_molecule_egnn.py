@@ -59,6 +59,36 @@ def test_the_factored_layer_is_one_on_the_concatenated_pair() -> None:
     torch.testing.assert_close(layer(h, features), expected, atol=1e-6, rtol=0)
 
 
+def test_a_layer_is_that_of_the_papers_pair_by_pair() -> None:
+    """Hoogeboom et al. 2022, eq. 12 and appendix B: m_ij, e_ij, then h_i and x_i of the sums, each written out."""
+    n, width, silu = 5, 8, F.silu
+    egnn = randomised(lambda: Egnn(FEATURES, {}, width=width, depth=3, radial=0, norm=False, reach=15), torch.float64)
+    layer, h = egnn.layers[0], torch.randn(1, n, width, dtype=torch.float64)
+    x, x_0 = torch.randn(2, 1, n, 3, dtype=torch.float64)
+    pairs, mask = Geometry(x, 0), torch.tensor([1.0, 1, 1, 1, 0]).double()
+    weight = (mask[:, None] * mask * (1 - torch.eye(n)))[None]
+    features = torch.cat([pairs.features, Geometry(x_0, 0).features], -1)
+    new_h, new_x = layer(h, x, pairs.direction, features, weight)
+
+    def edge(network: nn.Module, h: torch.Tensor, i: int, j: int) -> torch.Tensor:
+        square, square_0 = ((y[0, i] - y[0, j]).square().sum() for y in (x, x_0))
+        pair = torch.cat([h[i], h[j], torch.stack([square, square_0])])
+        return silu(network.second(silu(network.first.weight @ pair + network.first.bias)))
+
+    expected_h, expected_x = h[0].clone(), x[0].clone()
+    for i in range(n - 1):
+        messages = [edge(layer.message, h[0], i, j) for j in range(n - 1) if j != i]
+        received = sum(layer.gate(m).sigmoid() * m for m in messages)
+        expected_h[i] += layer.node(torch.cat([h[0, i], received]))
+    for i in range(n - 1):
+        for j in range(n - 1):
+            difference = x[0, i] - x[0, j]
+            pull = layer.strength(edge(layer.pull, expected_h, i, j)).tanh() * 15 / 3
+            expected_x[i] += difference / (difference.norm() + 1) * pull
+    torch.testing.assert_close(new_h[0, :-1], expected_h[:-1], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(new_x[0], expected_x, rtol=1e-6, atol=1e-7)  # a distance is the root of d^2 + 1e-8
+
+
 def network(name: str, **facts: object) -> nn.Module:
     with torch.device("meta"):  # counts without allocating
         return instantiate(OmegaConf.load(ROOT / "configs" / "network" / f"{name}.yaml"), **facts)

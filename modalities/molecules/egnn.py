@@ -54,7 +54,8 @@ class Geometry:
             self.features: PairFeatures = square
             return
         centres = torch.linspace(0.6, 2.8, radial, dtype=positions.dtype, device=positions.device)
-        self.features = torch.exp(-0.5 * ((distance.sqrt() - centres) / (2.2 / (radial - 1))) ** 2)
+        exponent = -0.5 * ((distance.sqrt() - centres) / (2.2 / (radial - 1))) ** 2
+        self.features = exponent.clamp(min=-40).exp()  # numbers below float32's normal range slow a CPU down
 
 
 class PairLinear(nn.Linear):
@@ -120,7 +121,8 @@ class Egnn(nn.Module):
     properties:    conditions, see `Context`; none of them with a `context` of one's own
     scale:         angstrom for one unit of x's positions
     width, depth:  of the features of atoms and pairs, and layers
-    radial:        see `Geometry`; pairs are told of the distances now and of those in the input
+    radial:        the number of radial functions of the distances, see `Geometry`; 0 for the squares of the distances
+                   now and in the input, as the reference network has them
     norm:          layer norms before each layer's networks and before the output
     attention:     see `Layer`
     reach:         how far another atom can move an atom in all layers together, in angstrom; None for any distance
@@ -156,7 +158,7 @@ class Egnn(nn.Module):
         self.context = context or Context(properties)
         self.embed = nn.Linear(features + self.context.width, width)
         step = None if reach is None else reach / depth
-        self.layers = nn.ModuleList(Layer(width, 2 * max(radial, 1), attention, step, norm) for _ in range(depth))
+        self.layers = nn.ModuleList(Layer(width, radial or 2, attention, step, norm) for _ in range(depth))
         self.norm = nn.LayerNorm(width) if norm else nn.Identity()
         self.out = nn.Linear(width, features + spare)
 
@@ -176,10 +178,10 @@ class Egnn(nn.Module):
         start = positions = (x[..., :3] - centre) * self.scale  # far from the origin, differences would lose digits
         others = 1 - torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         weight = mask * mask.mT * others / self.neighbours
-        initial = None
+        initial = None if self.radial else Geometry(start, 0).features
         for layer in self.layers:
-            geometry = Geometry(positions, self.radial)
-            initial = geometry.features if initial is None else initial
-            h, positions = layer(h, positions, geometry.direction, torch.cat([geometry.features, initial], -1), weight)
+            pairs = Geometry(positions, self.radial)
+            features = pairs.features if initial is None else torch.cat([pairs.features, initial], -1)
+            h, positions = layer(h, positions, pairs.direction, features, weight)
         velocity = (positions - start) / self.scale
         return torch.cat([velocity, self.out(self.norm(h))[..., : self.features]], -1) * mask
