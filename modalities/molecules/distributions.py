@@ -63,7 +63,7 @@ def wasserstein(a: Float[Tensor, " n"], b: Float[Tensor, " m"]) -> float:
     r"""$\int |F_a(x) - F_b(x)| dx$ of the two distribution functions: how far values must be moved, on average."""
     a, b = a.double().sort().values, b.double().sort().values
     x = torch.cat([a, b]).sort().values
-    F_a, F_b = (torch.searchsorted(values, x[:-1], right=True) / len(values) for values in (a, b))
+    F_a, F_b = (torch.searchsorted(values, x[:-1], right=True).double() / len(values) for values in (a, b))
     return ((F_a - F_b).abs() * x.diff()).sum().item()
 
 

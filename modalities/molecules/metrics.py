@@ -26,7 +26,7 @@ from modalities.molecules.distributions import (
     total_variation,
     wasserstein,
 )
-from modalities.molecules.geometry import as_it_is, posebusters_pass, strain_energy
+from modalities.molecules.geometry import as_it_is, posebusters_pass, radicals, strain_energy
 from modalities.molecules.novelty import fingerprint, known_smiles
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class _Shaped:
         geometry, everything = posebusters_pass(mol)
         self.geometry.append(geometry)
         self.passed += everything
-        if not any(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms()):
+        if not radicals(mol):
             strain = strain_energy(mol)
             self.strain += [] if strain is None else [strain]
 
