@@ -1,0 +1,225 @@
+"""Molecules out of SDF and XYZ files, one record after another; what cannot be used is named, with the reason.
+
+A file is text to this module: nothing in it is executed or unpickled.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import BytesIO
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from core.errors import UserError
+from modalities.molecules.elements import atomic_numbers
+
+HEAVIEST = 86  # the last element that `elements` knows, radon
+FARTHEST = 1e4  # angstrom from the origin; float32 has steps of .001 there
+LARGEST = float(np.finfo(np.float32).max)
+PAIR = re.compile(r'([A-Za-z_][\w.-]*)=("[^"]*"|\S+)')  # in the comment of an XYZ frame
+COLUMNS = "species:S:1:pos:R:3"  # of extended XYZ, that a frame must begin with
+TO_SHOW = 40  # characters of a wrong line
+
+
+@dataclass(frozen=True)
+class Record:
+    """One molecule: atomic numbers (n,), positions (n, 3) in angstrom, and the numbers that the file says about it."""
+
+    numbers: Int64[np.ndarray, " n"]
+    positions: Float[np.ndarray, "n 3"]
+    properties: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """ValueError says in a few words why it is no molecule to learn from."""
+        if not len(self.numbers):
+            raise ValueError("no atoms")
+        if (dummy := np.flatnonzero(self.numbers == 0)).size:
+            raise ValueError(f"atom {dummy[0] + 1} is a dummy, no element")
+        if self.numbers.max() > HEAVIEST:
+            raise ValueError(f"an element of number {self.numbers.max()}, which is not from 1 to {HEAVIEST}")
+        if not (np.abs(self.positions) <= FARTHEST).all():  # nor is NaN
+            raise ValueError(f"a coordinate that is no number within {FARTHEST:,.0f} angstrom")
+        places = self.positions.astype(np.float32) + 0.0  # makes -0 the same as 0
+        if len(np.unique(places, axis=0)) < len(places):
+            raise ValueError("two atoms in one place")
+
+
+# the place of an entry in its file, such as "record 17", and the molecule there, or why there is none
+Entry = tuple[str, Record | str]
+
+
+def attempt(read: Callable[..., Record], *arguments: object) -> Record | str:
+    """The record, or in one line why there is none."""
+    try:
+        return read(*arguments)
+    except (ValueError, RuntimeError, UserError) as error:  # RDKit's own errors are ValueErrors or RuntimeErrors
+        return " ".join(str(error).split()) or type(error).__name__
+
+
+def plain(name: str) -> str:
+    """A property's name as that of a condition: every run of other characters than letters and digits is one `_`."""
+    return re.sub(r"\W+", "_", name).strip("_")
+
+
+def numeric(pairs: Iterable[tuple[str, str | None]]) -> dict[str, float]:
+    """The pairs whose value is a number in float32, under their plain names."""
+    found = {}
+    for name, text in pairs:
+        try:
+            value = float(text or "")
+        except (ValueError, TypeError):  # csv gives a list for columns beyond the header's
+            continue
+        if abs(value) <= LARGEST:  # nor is NaN
+            found[plain(name)] = value
+    return found
+
+
+# XYZ
+
+
+def read_xyz(file: Iterable[str]) -> Iterator[Entry]:
+    """The frames of an XYZ file: a number of atoms, a comment, and for each atom a line `symbol x y z`, in angstrom.
+
+    More columns are passed over; an atomic number may stand for the symbol. The properties are the comment's
+    `key=value` pairs. Where no number of atoms is found, the rest of the file is one entry that cannot be used.
+    """
+    lines = iter(file)
+    number = 0
+    for line in lines:
+        if not (count := line.strip()):
+            continue
+        number += 1
+        if not (count.isdecimal() and len(count) < 10):
+            yield f"from record {number} on", f"{_shown(line)} is not a number of atoms"
+            return
+        comment = next(lines, "")
+        yield f"record {number}", attempt(_frame, int(count), comment, list(islice(lines, int(count))))
+
+
+def _frame(count: int, comment: str, lines: list[str]) -> Record:
+    if len(lines) < count:
+        raise ValueError(f"the file ends after {len(lines)} of its {count} atoms")
+    pairs = {name: value.strip('"') for name, value in PAIR.findall(comment)}
+    if not pairs.get("Properties", COLUMNS).startswith(COLUMNS):
+        raise ValueError(f"columns in another order than {COLUMNS}")
+    symbols, positions = [], np.empty((count, 3))
+    for row, line in enumerate(lines):
+        try:
+            symbol, x, y, z = line.split()[:4]
+            positions[row] = [float(text.replace("*^", "e")) for text in (x, y, z)]  # QM9's own files have *^
+        except ValueError as error:
+            raise ValueError(f"atom {row + 1}: {_shown(line)} is not a symbol and three numbers") from error
+        symbols.append(symbol.capitalize())
+    known = {symbol: _number(symbol) for symbol in dict.fromkeys(symbols)}
+    return Record(np.array([known[s] for s in symbols], dtype=np.int64), positions, numeric(pairs.items()))
+
+
+def _number(symbol: str) -> int:
+    return int(symbol) if symbol.isdecimal() and len(symbol) < 4 else atomic_numbers([symbol])[0]
+
+
+def _shown(line: str) -> str:
+    """The beginning of a line, as it can be printed."""
+    line = line.strip()
+    return ascii(line[:TO_SHOW]) + ("..." if len(line) > TO_SHOW else "")
+
+
+# SDF
+
+
+def read_sdf(file: Iterable[str], hydrogens: bool = True) -> Iterator[Entry]:
+    """The records of an SDF (or the one of a MOL) file, V2000 or V3000. The properties are the data items.
+
+    hydrogens: whether those that the bonds leave out are added, at the places that the bonds' geometry gives.
+    """
+    for number, text in enumerate(split_sdf(file), start=1):
+        yield f"record {number}", attempt(_of_text, text, hydrogens)
+
+
+def split_sdf(file: Iterable[str]) -> Iterator[str]:
+    """The text of each record, which ends with a line `$$$$`, or with the file."""
+    lines: list[str] = []
+    for line in file:
+        if line.startswith("$$$$"):
+            yield "".join(lines)
+            lines = []
+        else:
+            lines.append(line)
+    if any(line.strip() for line in lines):
+        yield "".join(lines)
+
+
+def parse_sdf(text: str) -> Any:
+    """RDKit's molecule of one record, its atoms and bonds as they are written. ValueError if RDKit cannot read it."""
+    from rdkit.Chem import ForwardSDMolSupplier
+
+    with rdkit_errors() as said:
+        mol = next(ForwardSDMolSupplier(BytesIO(text.encode()), sanitize=False, removeHs=False), None)
+    if mol is None:
+        reasons = [line.partition("ERROR: ")[2] for line in said if "ERROR: " in line]
+        raise ValueError(reasons[0] if reasons else "nothing that RDKit takes for a molecule")
+    return mol
+
+
+def _of_text(text: str, hydrogens: bool) -> Record:
+    from rdkit import Chem
+
+    if not text.strip():
+        raise ValueError("empty")
+    mol = parse_sdf(text)
+    if charge := Chem.GetFormalCharge(mol):
+        raise ValueError(f"a net charge of {charge:+}: molecules must be neutral")
+    if not mol.GetNumConformers():
+        raise ValueError("no coordinates" if mol.GetNumAtoms() else "no atoms")
+    if query := [atom.GetIdx() for atom in mol.GetAtoms() if atom.GetAtomicNum() == 0 or atom.HasQuery()]:
+        raise ValueError(f"atom {query[0] + 1} is a dummy, no element")
+    if not mol.GetConformer().Is3D() and mol.GetNumAtoms() > 1:  # RDKit takes any z but 0 for 3D, whatever is marked
+        raise ValueError("no 3D coordinates: it is flat, and not marked 3D")
+    items = numeric((name, mol.GetProp(name)) for name in mol.GetPropNames())
+    return Record(*atoms_of(complete(mol) if hydrogens else mol), items)
+
+
+def complete(mol: Any) -> Any:
+    """The molecule with all hydrogens as atoms. ValueError if its bonds make no sense to RDKit."""
+    from rdkit import Chem
+
+    with rdkit_errors():
+        try:
+            Chem.SanitizeMol(mol)
+        except ValueError as error:
+            raise ValueError(f"{error}, so hydrogens cannot be added; data.hydrogens=false adds none") from error
+        return Chem.AddHs(mol, addCoords=True)
+
+
+def atoms_of(mol: Any) -> tuple[Int64[np.ndarray, " n"], Float[np.ndarray, "n 3"]]:
+    """The atomic numbers and positions (angstrom) of an RDKit molecule."""
+    numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()], dtype=np.int64)
+    return numbers, mol.GetConformer().GetPositions()
+
+
+@contextmanager
+def rdkit_errors() -> Iterator[list[str]]:
+    """Yields a list that RDKit's complaints go into, which it otherwise prints."""
+    from rdkit import rdBase
+
+    said: list[str] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        said.append(record.getMessage())
+        return False
+
+    logger = logging.getLogger("rdkit")
+    rdBase.LogToPythonLogger()
+    logger.addFilter(keep)
+    try:
+        yield said
+    finally:
+        logger.removeFilter(keep)
+        rdBase.LogToCppStreams()
