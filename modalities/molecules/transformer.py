@@ -1,0 +1,145 @@
+"""A transformer over atoms: that turning a molecule changes nothing, it must learn from turned ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from core.batch import is_full
+from core.denoiser import Cond
+from core.layers.attention import SelfAttention
+from core.layers.embedding import frequencies
+from core.layers.init import glorot, zero
+from modalities.molecules.context import Context
+from modalities.molecules.radial import distances, gaussians
+
+LONGEST, SHORTEST = 16.0, 1.0  # wavelengths of the coordinates' sinusoids, angstrom
+
+Tokens = Float[Tensor, "b n width"]
+Bias = Float[Tensor, "b heads n n"]
+
+
+class BiasedAttention(SelfAttention):
+    """Self-attention whose logits get a bias for each head and pair of tokens; -inf hides the second of them."""
+
+    def forward(self, x: Tokens, bias: Bias | None = None) -> Tokens:  # type: ignore[override]
+        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return self.out(attended.transpose(1, 2).flatten(2))
+
+
+class SwiGLU(nn.Module):
+    """W (SiLU(U x) * V x): the gated perceptron of Shazeer (2020)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(width, 2 * hidden), nn.Linear(hidden, width)
+
+    def forward(self, x: Tokens) -> Tokens:
+        gate, value = self.inner(x).chunk(2, -1)
+        return self.outer(F.silu(gate) * value)
+
+
+class Modulated(nn.Module):
+    """x + gate * branch(norm(x) (1 + scale) + shift), these three from the context; the gate starts at 0."""
+
+    def __init__(self, width: int, context: int, branch: nn.Module) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.branch = branch
+        self.modulation = zero(nn.Linear(context, 3 * width))
+
+    def forward(self, x: Tokens, context: Float[Tensor, "b context"], *told: Tensor | None) -> Tokens:
+        shift, scale, gate = self.modulation(context)[:, None].chunk(3, -1)
+        return torch.addcmul(x, gate, self.branch(torch.addcmul(shift, self.norm(x), 1 + scale), *told))
+
+
+class Block(nn.Module):
+    """Attention, then a perceptron, both modulated by the context (adaLN-zero: Peebles & Xie 2023)."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, context: int) -> None:
+        super().__init__()
+        self.attention = Modulated(width, context, BiasedAttention(width, heads))
+        self.mlp = Modulated(width, context, SwiGLU(width, int(mlp_ratio * width)))
+
+    def forward(self, x: Tokens, context: Float[Tensor, "b context"], bias: Bias | None) -> Tokens:
+        return self.mlp(self.attention(x, context, bias), context)
+
+
+class MoleculeTransformer(nn.Module):
+    """Atoms (B, N, 3 + features) to the velocities of their positions and features. Not equivariant: turn the data.
+
+    features:    columns after the position
+    properties:  conditions, see `Context`
+    scale:       angstrom for one unit of x's positions
+    width, depth, heads, mlp_ratio: of the transformer; `heads` must divide `width`
+    waves:       sinusoids of each coordinate, wavelengths from 16 to 1 angstrom, beside the coordinate itself
+    radial:      radial functions of the distances that bias each head's attention, see `gaussians`; 0: no bias
+    """
+
+    def __init__(
+        self,
+        features: int,
+        properties: Mapping[str, Sequence[float]] | None = None,
+        *,
+        scale: float = 1.0,
+        width: int = 128,
+        depth: int = 8,
+        heads: int = 8,
+        mlp_ratio: float = 2.5,
+        waves: int = 8,
+        radial: int = 16,
+    ) -> None:
+        super().__init__()
+        if not scale > 0:
+            raise ValueError(f"{scale=}: must be above 0")
+        if depth < 1 or waves < 0 or radial < 0 or radial == 1:
+            raise ValueError(f"{depth=}, {waves=}, {radial=}: must be at least 1, at least 0, and 0 or at least 2")
+        self.features, self.scale, self.depth, self.radial = features, scale, depth, radial
+        self.context = Context(properties)
+        self.told = nn.Sequential(nn.Linear(self.context.width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.register_buffer(
+            "waves", frequencies(waves, 2 * math.pi / SHORTEST, 2 * math.pi / LONGEST), persistent=False
+        )
+        self.embed = nn.Linear(3 * (1 + 2 * waves) + features, width)
+        self.bias = nn.Linear(radial, depth * heads, bias=False) if radial else None
+        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, width) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.modulation = zero(nn.Linear(width, 2 * width))
+        self.out = zero(nn.Linear(width, 3 + features))
+        glorot(self)
+
+    def forward(
+        self, x: Float[Tensor, "b n columns"], c_noise: Float[Tensor, " b"], mask: Float[Tensor, "b _ 1"], cond: Cond
+    ) -> Float[Tensor, "b n columns"]:
+        if x.ndim != 3 or x.shape[-1] != 3 + self.features:
+            raise ValueError(f"x has shape {tuple(x.shape)}; this network wants (batch, atoms, {3 + self.features})")
+        real = None if is_full(mask) else mask[..., 0] > 0
+        mask = mask.to(x.dtype).expand(-1, x.shape[1], -1)
+        told = self.told(self.context(c_noise, mask, cond).to(x.dtype))
+        centre = (x[..., :3] * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
+        positions = (x[..., :3] - centre) * self.scale
+        tokens = self.embed(torch.cat([positions, self._waves(positions), x[..., 3:]], -1))
+        for block, bias in zip(self.blocks, self._biases(positions, real), strict=True):
+            tokens = block(tokens, told, bias)
+        shift, scale = self.modulation(told)[:, None].chunk(2, -1)
+        return self.out(torch.addcmul(shift, self.norm(tokens), 1 + scale)) * mask
+
+    def _waves(self, positions: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n waves"]:
+        angle = (positions[..., None] * self.waves).flatten(2)
+        return torch.cat([angle.sin(), angle.cos()], -1)
+
+    def _biases(self, positions: Float[Tensor, "b n 3"], real: Tensor | None) -> Sequence[Bias | None]:
+        """The bias of each block's attention; -inf towards padding."""
+        hidden = None if real is None else ~real[:, None, None]
+        if self.bias is None:
+            bias = None if hidden is None else positions.new_zeros(hidden.shape).masked_fill(hidden, -torch.inf)
+            return [bias] * self.depth
+        d = distances(positions[:, :, None] - positions[:, None])
+        biases = self.bias(gaussians(d, self.radial)).permute(0, 3, 1, 2)
+        return (biases if hidden is None else biases.masked_fill(hidden, -torch.inf)).chunk(self.depth, 1)
