@@ -68,7 +68,7 @@ def evaluate_model(
         floor = whole(data.val, n)
     table = compare(model.modality, samples, reference, floor, whole(data.train))
     if likelihood:
-        table["held-out data"] = bits_per_dim(model, data, likelihood, likelihood_steps, config.seed, report)
+        table["held-out data"] = log_likelihood(model, data, likelihood, likelihood_steps, config.seed, report)
     title = f"{len(samples)} samples against {len(reference)} held-out ones"
     publish(table, n, folder / FIGURES, title, model.modality, report)
     if len(floor) < n:
@@ -76,15 +76,17 @@ def evaluate_model(
     return table
 
 
-def bits_per_dim(model: Model, data: Data, n: int, steps: int, seed: int, report: Reporter) -> dict[str, float]:
-    """The variational bound of the first n held-out samples on a uniform grid, by its parts.
+def log_likelihood(model: Model, data: Data, n: int, steps: int, seed: int, report: Reporter) -> dict[str, float]:
+    """The variational bound of the first n held-out samples on a uniform grid.
 
-    In bits per true degree of freedom. UserError for a codec that loses information.
+    In bits per true degree of freedom, by its parts; and in nats a sample, with the modality's `log_prior` (of the
+    size, say). UserError for a codec that loses information.
     """
     held_out = whole(data.test, n)
     times = Uniform(steps)(model.denoiser.schedule)
     learned = model.denoiser.learned_variance is not None
     parts: dict[str, list[Tensor]] = {"prior": [], "diffusion": [], "decoder": []}
+    nats = []
     batches = math.ceil(len(held_out) / LIKELIHOOD_BATCH)
     with counting(report.console, "terms of the variational bound", batches * steps) as count:
         for first in range(0, len(held_out), LIKELIHOOD_BATCH):
@@ -102,10 +104,11 @@ def bits_per_dim(model: Model, data: Data, n: int, steps: int, seed: int, report
                 )
             except LossyCodecError as error:
                 raise UserError(str(error)) from error
+            nats.append(bound.nats.cpu() - model.modality.log_prior(batch.to("cpu")))
             for name, values in parts.items():
                 values.append(getattr(bound, name) / (bound.dim * math.log(2)))
     figures = {f"bits_per_dim_{name}": float(torch.cat(values).mean()) for name, values in parts.items()}
-    return {"bits_per_dim": sum(figures.values()), **figures}
+    return {"bits_per_dim": sum(figures.values()), **figures, "nats": float(torch.cat(nats).mean())}
 
 
 def publish(table: Table, n: int, path: Path, title: str, modality: Modality, report: Reporter) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from core.batch import Batch
@@ -60,6 +61,10 @@ class Modality:
             else:
                 chosen[name] = torch.tensor([_place(name, value, values) for value in each(name, cond[name], n)])
         return chosen
+
+    def log_prior(self, batch: Batch) -> Float[Tensor, " b"]:
+        """log-probability of what a template fixes of each sample, such as its size: a part of its likelihood."""
+        return torch.zeros(len(batch))
 
     def write(self, batch: Batch, folder: Path, first: int) -> None:
         """One file a sample, numbered from `first`."""

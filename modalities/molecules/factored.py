@@ -58,6 +58,11 @@ class RadialOperators(nn.Module):
         return Geometry(radial, directed)
 
 
+def at_most_one(v: Float[Tensor, "b n 3 c"]) -> Float[Tensor, "b n 3 c"]:
+    """Each atom's vectors with a root mean square length below 1: what follows multiplies them with one another."""
+    return v * torch.rsqrt(1 + v.square().sum(2, keepdim=True).mean(3, keepdim=True))
+
+
 class Layer(nn.Module):
     """Messages, then an update of scalars h (B, N, width) and vectors v (B, N, 3, vectors)."""
 
@@ -74,18 +79,18 @@ class Layer(nn.Module):
         self.own = nn.Linear(width, hidden)
         self.heard = nn.Linear(radial * scalar_channels, hidden, bias=False)
         self.invariant = nn.Linear(2 * vectors, hidden, bias=False)
-        self.update = nn.Linear(hidden, width + vectors)
+        self.update = nn.Linear(hidden, width + 2 * vectors)
 
     def forward(self, h: Tensor, v: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor]:
-        """(h, v, the vectors' gates)."""
+        """(h, v, the gates through which the vectors move the positions)."""
         normed = self.norm(h)
-        heard, pointed, transported = self._messages(normed, v, geometry)
+        heard, pointed, transported = self._messages(normed, at_most_one(v), geometry)
         v = v + DAMPING * self.point(pointed) + self.arrive(transported)
-        a, b, c = self.maps(v).chunk(3, dim=-1)
+        a, b, c = self.maps(at_most_one(v)).chunk(3, dim=-1)
         invariants = torch.cat([(a * b).sum(2), (c.square().sum(2) + 1e-6).sqrt()], dim=-1)
         y = F.silu(self.own(normed) + DAMPING * self.heard(heard) + self.invariant(invariants))
-        update, gate = self.update(y).split([h.shape[-1], v.shape[-1]], dim=-1)
-        return h + update, v, gate
+        update, turn, gate = self.update(y).split([h.shape[-1], v.shape[-1], v.shape[-1]], dim=-1)
+        return h + update, v + b * turn[:, :, None], gate
 
     def _messages(self, h: Tensor, v: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor]:
         """Scalars, (B, N, K s); vectors made of scalars, and vectors passed on, both (B, N, 3, K c)."""
@@ -140,6 +145,7 @@ class Factored(nn.Module):
     def forward(
         self, x: Float[Tensor, "b n c"], c_noise: Float[Tensor, " b"], mask: Float[Tensor, "b n 1"], cond: Cond
     ) -> Float[Tensor, "b n c"]:
+        mask = mask.expand(*x.shape[:2], 1)  # a mask without padding may be (B, 1, 1)
         context = self.context(c_noise, mask, cond).to(x)
         h = self.embed(torch.cat([x[..., 3:], context[:, None].expand(-1, x.shape[1], -1)], dim=-1))
         v = h.new_zeros(*h.shape[:2], 3, self.vectors)
