@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from core.batch import Batch
 from core.errors import UserError
 from core.folders import files_in
 from modalities.molecules import depiction
-from modalities.molecules.elements import check
+from modalities.molecules.elements import atomic_numbers, check, symbol_of
+from modalities.molecules.files import RESERVED, entries
 from modalities.molecules.molecule import Molecule, molecules
-from modalities.molecules.records import sdf_records, to_batch, xyz_records
+from modalities.molecules.reading import Record, read_sdf, read_xyz
 
 SDF = "samples.sdf"
+READERS = {".xyz": read_xyz, ".sdf": partial(read_sdf, hydrogens=False)}
 V2000_FARTHEST, V2000_MOST = 9999.0, 999  # angstrom, atoms or bonds, which the columns of the older format can hold
 
 
@@ -71,20 +75,35 @@ def _sdf_record(molecule: Molecule) -> str:
 def read(folder: Path, elements: Sequence[str]) -> Batch:
     """The molecules of a folder's XYZ files, in the order of their names; those of its SDFs if it has no XYZ files.
 
-    Properties that all of them have are its conditions. Bonds are not read: they follow from the positions.
-    UserError names a file and record that cannot be read, is empty or has an element that is not among `elements`.
+    Numbers that the files give for all of them by name are conditions. Bonds are not read: positions imply them.
+    UserError names the file and the record that cannot be read, is empty or has an element that is not in `elements`.
     """
     check(elements)
-    try:
-        files = files_in(folder, {".xyz"}, "molecules")
-    except UserError:
-        files = files_in(folder, {".xyz", ".sdf"}, "molecules")
+    files = files_in(folder, READERS, "molecules")
+    files = [file for file in files if file.suffix.lower() == ".xyz"] or files
+    found = [record for file in files for record in _records(file, elements)]
+    names = [name for name in found[0].properties if name not in RESERVED]
+    shared = [name for name in names if all(name in record.properties for record in found)]
+    largest = max(len(record.numbers) for record in found)
+    x, mask = torch.zeros(len(found), largest, 3 + len(elements)), torch.zeros(len(found), largest, 1)
+    kinds = torch.tensor(atomic_numbers(elements))
+    for row, record in enumerate(found):
+        n = len(record.numbers)
+        mask[row, :n] = 1
+        x[row, :n, :3] = torch.from_numpy(record.positions)
+        x[row, :n, 3:] = (torch.from_numpy(record.numbers)[:, None] == kinds).float()
+    return Batch(x, mask, {name: torch.tensor([record.properties[name] for record in found]) for name in shared})
+
+
+def _records(file: Path, elements: Sequence[str]) -> list[Record]:
     found = []
-    for file in files:
-        for record in (xyz_records if file.suffix.lower() == ".xyz" else sdf_records)(file):
-            if isinstance(record, UserError):
-                raise record
-            if unknown := sorted(set(record.symbols) - set(elements)):
-                raise UserError(f"{file}: element {unknown[0]} is not among this model's: {', '.join(elements)}")
-            found.append(record)
-    return to_batch(found, elements)
+    for _, (place, record) in entries([file], READERS[file.suffix.lower()], pulse=False):
+        if not isinstance(record, Record):
+            raise UserError(f"{file}, {place}: {record}")
+        if other := set(record.numbers.tolist()) - set(atomic_numbers(elements)):
+            symbol = symbol_of(min(other))
+            raise UserError(f"{file}, {place}: element {symbol}, which is none of this model's: {', '.join(elements)}")
+        found.append(record)
+    if not found:
+        raise UserError(f"{file} is empty: it must hold a molecule at least")
+    return found
