@@ -27,7 +27,7 @@ Bias = Float[Tensor, "b heads n n"]
 class BiasedAttention(SelfAttention):
     """Self-attention whose logits get a bias for each head and pair of tokens; -inf hides the second of them."""
 
-    def forward(self, x: Tokens, bias: Bias | None = None) -> Tokens:  # type: ignore[override]
+    def forward(self, x: Tokens, bias: Bias | None = None) -> Tokens:
         query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return self.out(attended.transpose(1, 2).flatten(2))
@@ -81,6 +81,8 @@ class MoleculeTransformer(nn.Module):
     waves:       sinusoids of each coordinate, wavelengths from 16 to 1 angstrom, beside the coordinate itself
     radial:      radial functions of the distances that bias each head's attention, see `gaussians`; 0: no bias
     """
+
+    waves: Tensor
 
     def __init__(
         self,
