@@ -22,28 +22,27 @@ def test_law(law: Law, dtype: torch.dtype) -> None:
 def test_messages_are_sums_over_the_other_atoms() -> None:
     torch.manual_seed(0)
     k, s, c, n = 5, 3, 2, 4
-    layer, operators = Layer(8, 6, k, s, c).double(), RadialOperators(k)
+    layer, operators = Layer(8, 6, k, s, c).double(), RadialOperators(k).double()
     positions, mask = torch.randn(1, n, 3).double(), torch.ones(1, n, 1).double()
     h, v = torch.randn(1, n, 8).double(), torch.randn(1, n, 3, 6).double()
-    heard, pointed, transported = layer._messages(h, v, operators(positions, mask))
-    sent, passed = layer.send(h).reshape(n, k, s + c), layer.transport(v).reshape(n, 3, k, c)
+    heard, pointed, passed = layer._messages(h, v, operators(positions, mask), positions)
+    sent, transported = layer.send(h).reshape(n, k, s + c), layer.transport(v).reshape(n, 3, k, c)
+    centres = operators.centres.flatten()
     for i in range(n):
-        a = torch.zeros(k, s).double()
-        w, t = torch.zeros(3, k, c).double(), torch.zeros(3, k, c).double()
+        a, w, t = (torch.zeros(*shape).double() for shape in ((k, s), (3, k, c), (3, k, c)))
         for j in range(n):
             if i == j:
                 continue
             apart = positions[0, i] - positions[0, j]
             d = apart.norm()
-            g = torch.exp(-0.5 * ((d.sqrt() - operators.centres) / operators.width) ** 2).clamp(
-                min=torch.exp(torch.tensor(-40.0))
-            )
+            g = torch.exp(-0.5 * ((d.sqrt() - centres) / operators.width) ** 2)
+            g = g * (centres**2 + SOFTENING) / (d + SOFTENING)
             a += g[:, None] * sent[j, :, :s]
-            w += (apart / (d + SOFTENING))[:, None, None] * (g[:, None] * sent[j, :, s:])
-            t += g[:, None] * passed[j]
+            w += apart[:, None, None] * (g[:, None] * sent[j, :, s:])
+            t += g[:, None] * transported[j]
         torch.testing.assert_close(heard[0, i], a.flatten(), atol=1e-6, rtol=1e-5)
         torch.testing.assert_close(pointed[0, i], w.flatten(1), atol=1e-6, rtol=1e-5)
-        torch.testing.assert_close(transported[0, i], t.flatten(1), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(passed[0, i], t.flatten(1), atol=1e-6, rtol=1e-5)
 
 
 def test_it_begins_at_zero() -> None:

@@ -1,14 +1,16 @@
 """The default network: scalars and vectors on atoms, and messages that are one matrix product with radial operators.
 
-There is no network on pairs. R_k[i, j] = g_k(|x_i - x_j|) are sixteen N x N matrices of a geometry; a layer sends
-linear maps of the atoms' features through all of them at once, as scalars (R_k h) and along the unit vectors between
-atoms (R_k u h), which makes it equivariant to rotations and reflections and cheap on any device.
+There is no network on pairs. R_k[i, j] = g_k(|x_i - x_j|) are N x N matrices of a geometry; a layer sends linear maps
+of the atoms' scalars a and vectors v through all of them at once:
+
+    sum_j R_k a_j,      sum_j R_k v_j,      sum_j R_k (x_i - x_j) a_j = x_i (R_k a)_i - (R_k (x a))_i
+
+which makes it equivariant to translations, rotations and reflections, and cheap on any device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,38 +26,34 @@ DAMPING = 0.7  # of the sums over messages, beside the atom's own part
 REFINE = 32  # hidden numbers of what tells how far the positions move
 
 
-class Geometry(NamedTuple):
-    """radial: (B, K, N, N), g_k of the distances, zero on the diagonal and in padding.
-    directed: (B, K, 3 N, N), the same along the vectors (x_i - x_j) / (d + softening).
+class RadialOperators(nn.Module):
+    """R_k for `number` Gaussians of the square root of the distance, which are narrow where bonds are.
+
+    Each is divided by the distance (plus a little), so that (x_i - x_j) R_k has the Gaussian's size, and multiplied by
+    that of its peak: all are of order 1.
     """
 
-    radial: Float[Tensor, "b k n n"]
-    directed: Float[Tensor, "b k n3 n"]
-
-
-class RadialOperators(nn.Module):
-    """Gaussians of the square root of the distance, which are narrow where bonds are; `number` of them."""
-
     centres: Tensor
+    log_peaks: Tensor
 
     def __init__(self, number: int) -> None:
         super().__init__()
-        self.register_buffer("centres", torch.linspace(NEAREST, FARTHEST, number), persistent=False)
+        centres = torch.linspace(NEAREST, FARTHEST, number)
+        self.register_buffer("centres", centres[:, None, None], persistent=False)
+        self.register_buffer("log_peaks", (centres**2 + SOFTENING).log()[:, None, None], persistent=False)
         self.width = (FARTHEST - NEAREST) / (number - 1)
 
-    def forward(self, positions: Float[Tensor, "b n 3"], mask: Float[Tensor, "b n 1"]) -> Geometry:
-        """positions: in angstrom."""
-        b, n, _ = positions.shape
-        apart = positions.transpose(1, 2)[..., :, None] - positions.transpose(1, 2)[..., None, :]  # (B, 3, N, N)
+    def forward(self, positions: Float[Tensor, "b n 3"], mask: Float[Tensor, "b n 1"]) -> Float[Tensor, "b k n n"]:
+        """positions: in angstrom. Zero on the diagonal and in padding."""
+        n, columns = positions.shape[1], positions.transpose(1, 2)
+        apart = columns[..., :, None] - columns[..., None, :]
         # a square root has no gradient at zero, where an atom meets itself
         d = (apart.square().sum(1) + 1e-8).sqrt()
         pairs = mask * mask.transpose(1, 2) * (1 - torch.eye(n, dtype=mask.dtype, device=mask.device))
-        offset = (d.sqrt()[:, None] - self.centres.to(d)[:, None, None]) / self.width
+        offset = (d.sqrt()[:, None] - self.centres.to(d)) / self.width
         # clamped: numbers below float32's normal range slow a CPU down
-        radial = torch.exp((-0.5 * offset.square()).clamp(min=-40)) * pairs[:, None]
-        unit = apart / (d + SOFTENING)[:, None]
-        directed = (radial[:, :, None] * unit[:, None]).reshape(b, len(self.centres), 3 * n, n)
-        return Geometry(radial, directed)
+        exponent = torch.addcmul(self.log_peaks.to(d), offset, offset, value=-0.5).clamp(min=-40)
+        return exponent.exp() * (pairs / (d + SOFTENING))[:, None]
 
 
 def at_most_one(v: Float[Tensor, "b n 3 c"]) -> Float[Tensor, "b n 3 c"]:
@@ -81,28 +79,31 @@ class Layer(nn.Module):
         self.invariant = nn.Linear(2 * vectors, hidden, bias=False)
         self.update = nn.Linear(hidden, width + 2 * vectors)
 
-    def forward(self, h: Tensor, v: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, h: Tensor, v: Tensor, operators: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(h, v, the gates through which the vectors move the positions)."""
         normed = self.norm(h)
-        heard, pointed, transported = self._messages(normed, at_most_one(v), geometry)
-        v = v + DAMPING * self.point(pointed) + self.arrive(transported)
+        heard, pointed, passed = self._messages(normed, at_most_one(v), operators, positions)
+        v = v + DAMPING * self.point(pointed) + self.arrive(passed)
         a, b, c = self.maps(at_most_one(v)).chunk(3, dim=-1)
         invariants = torch.cat([(a * b).sum(2), (c.square().sum(2) + 1e-6).sqrt()], dim=-1)
         y = F.silu(self.own(normed) + DAMPING * self.heard(heard) + self.invariant(invariants))
         update, turn, gate = self.update(y).split([h.shape[-1], v.shape[-1], v.shape[-1]], dim=-1)
         return h + update, v + b * turn[:, :, None], gate
 
-    def _messages(self, h: Tensor, v: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor]:
-        """Scalars, (B, N, K s); vectors made of scalars, and vectors passed on, both (B, N, 3, K c)."""
+    def _messages(self, h: Tensor, v: Tensor, operators: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scalars (B, N, K s); vectors made of scalars, and vectors passed on, both (B, N, 3, K c)."""
         b, n, _ = h.shape
         k, s, c = self.radial, self.scalar_channels, self.vector_channels
-        sent = self.send(h).reshape(b, n, k, s + c).transpose(1, 2)
-        passed = self.transport(v).reshape(b, n, 3, k, c).permute(0, 3, 1, 2, 4).reshape(b, k, n, 3 * c)
-        heard = geometry.radial @ torch.cat([sent[..., :s], passed], dim=-1)
-        pointed = (geometry.directed @ sent[..., s:]).reshape(b, k, 3, n, c).permute(0, 3, 2, 1, 4)
-        transported = heard[..., s:].reshape(b, k, n, 3, c).permute(0, 2, 3, 1, 4)
-        scalars = heard[..., :s].transpose(1, 2)
-        return scalars.reshape(b, n, k * s), pointed.reshape(b, n, 3, k * c), transported.reshape(b, n, 3, k * c)
+        place = positions[:, :, None, :, None]
+        scalars, sources = self.send(h).reshape(b, n, k, s + c).split([s, c], dim=-1)
+        placed = (place * sources[..., None, :]).flatten(3)
+        passed = self.transport(v).reshape(b, n, 3, k, c).transpose(2, 3).flatten(3)
+        columns = torch.cat([scalars, sources, placed, passed], dim=-1).transpose(1, 2)
+        sums = (operators @ columns).transpose(1, 2)  # (B, N, K, s + 7 c)
+        scalars, sources, placed, passed = sums.split([s, c, 3 * c, 3 * c], dim=-1)
+        pointed = place * sources[..., None, :] - placed.reshape(b, n, k, 3, c)
+        passed = passed.reshape(b, n, k, 3, c)
+        return scalars.flatten(2), pointed.transpose(2, 3).flatten(3), passed.transpose(2, 3).flatten(3)
 
 
 class Factored(nn.Module):
@@ -121,8 +122,8 @@ class Factored(nn.Module):
         width: int = 96,
         depth: int = 4,
         vectors: int = 32,
-        radial: int = 16,
-        scalar_channels: int = 8,
+        radial: int = 24,
+        scalar_channels: int = 4,
         vector_channels: int = 4,
     ) -> None:
         super().__init__()
@@ -153,6 +154,7 @@ class Factored(nn.Module):
         moved = torch.zeros_like(x[..., :3])
         for number, (layer, move) in enumerate(zip(self.layers, self.moves, strict=True)):
             seen = x[..., :3] if number == 0 else x[..., :3] + step[:, number - 1, None, None] * moved
-            h, v, gate = layer(h, v, self.operators(self.scale * seen, mask))
+            positions = self.scale * seen
+            h, v, gate = layer(h, v, self.operators(positions, mask), positions)
             moved = moved + move(v * gate[:, :, None]).squeeze(-1)
         return torch.cat([moved, self.out(self.norm(h))], dim=-1) * mask
