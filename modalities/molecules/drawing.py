@@ -181,10 +181,17 @@ def _frame(cameras: Sequence[Camera], shown: Sequence[Molecule], angle: float, s
 def _write_gif(frames: Sequence[Picture], durations: Sequence[int], path: Path) -> None:
     """Endless, all frames in one palette, chosen for a few of them."""
     few = np.concatenate([frames[k] for k in spread(len(frames), 6)])
-    palette = Image.fromarray(few).quantize(COLORS, Image.Quantize.MEDIANCUT)
-    colors = np.array(palette.getpalette()).reshape(-1, 3)
-    colors[colors.sum(1).argmax()] = 255  # the paper, which is mixed with what is almost white
-    palette.putpalette(colors.astype(np.uint8).tobytes())
-    first, *others = [Image.fromarray(f).quantize(palette=palette, dither=Image.Dither.NONE) for f in frames]
+    palette = Image.fromarray(few).quantize(COLORS - 1, Image.Quantize.MEDIANCUT)
+    colors = bytes(palette.getpalette()[: 3 * (COLORS - 1)]) + b"\xff\xff\xff"
+    first, *others = [_indexed(frame, palette, colors) for frame in frames]
     path.parent.mkdir(parents=True, exist_ok=True)
     first.save(path, save_all=True, append_images=others, duration=list(durations), loop=0, optimize=False)
+
+
+def _indexed(frame: Picture, palette: Image.Image, colors: bytes) -> Image.Image:
+    """A frame in the colours of the palette, and on white paper: the last colour, which quantising would only near."""
+    places = np.array(Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE))
+    places[(frame == 255).all(-1)] = len(colors) // 3 - 1
+    picture = Image.fromarray(places, mode="P")
+    picture.putpalette(colors)
+    return picture

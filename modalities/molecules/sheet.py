@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ class Sheet:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
+        width, height = (math.ceil(inches * DPI - 1e-6) / DPI for inches in (width, height))  # whole pixels
         self.figure: Figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
         self.canvas = FigureCanvasAgg(self.figure)  # no global state, no display
         self.axes: Axes = self.figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
