@@ -99,10 +99,10 @@ class TensorProductNetwork(nn.Module):
         *,
         scale: float = 1.0,
         irreps: str = "64x0e + 16x1o + 8x2e",
-        sent: str = "16x0e + 8x1o + 4x2e",
+        sent: str = "16x0e + 6x1o + 2x2e",
         depth: int = 4,
         radial: int = 12,
-        products: int = 16,
+        products: int = 8,
         cutoff: float | None = None,
         neighbours: int | None = None,
     ) -> None:
