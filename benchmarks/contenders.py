@@ -52,8 +52,13 @@ class Polydiffusion:
         self.run = run
         self.objective = Objective(part(run.config, "levels"), run.config.training.drop_rate, run.config.seed)
 
+    @staticmethod
+    def positions(batch: Batch) -> Tensor:
+        """Where its samples stand in the global batch: this is the only process."""
+        return torch.arange(len(batch))
+
     def loss(self, batch: Batch, step: int) -> Tensor:
-        positions = torch.arange(len(batch))
+        positions = self.positions(batch)
         assert isinstance(self.model, Denoiser)
         return self.objective.training(self.model, batch, step, positions, len(batch)).loss.mean()
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from benchmarks.common import Run, Update, count, machine
 from benchmarks.contenders import Contender
-from core.batch import Batch, concatenate
+from core.batch import Batch, concatenate, padded
 from core.build import build_modality
 from core.codec import Codec
-from core.data import Source, StepOrder, train_loader, whole
+from core.data import Source, train_loader, training_order, whole
 from core.errors import UserError
 from core.module import Optimisation
 from core.runs import Reporter, write_json
@@ -47,6 +47,7 @@ class Entry:
     contender: Contender
     codec: Codec
     optimisation: Optimisation
+    augment: Callable[[Batch, int], Batch] = lambda batch, step: batch  # of training data, before it is encoded
 
 
 def compare(names: Sequence[str], enter: Callable[[str], Entry], run: Run, budget: Budget) -> dict[str, Figures]:
@@ -104,9 +105,10 @@ def _contest(
 def _train(name: str, entry: Entry, source: Source, seed: int, budget: Budget, report: Reporter) -> Update:
     """Steps until the CPU seconds are over. The learning rate's schedule fits the steps that the speed foretells."""
     update = Update(entry.contender.model.train(), entry.optimisation)
-    order = StepOrder(len(source), budget.batch, seed)
+    order = training_order(source, budget.batch, seed)
     begun = spoke = time.process_time()
     for batch in train_loader(source, order, workers=0, pin_memory=False):
+        batch = entry.augment(batch, update.steps)
         loss = entry.contender.loss(entry.codec.encode(batch), update.steps)
         update(loss)
         taken = time.process_time() - begun
@@ -126,6 +128,7 @@ def _draw(entry: Entry, update: Update, template: Batch, budget: Budget) -> Batc
 
     def some(places: Tensor) -> Batch:
         rows = wanted[places]
-        return entry.codec.decode(rows.with_x(entry.contender.sample(average, rows, places, budget.steps)))
+        x0 = entry.contender.sample(average, entry.codec.trim(rows), places, budget.steps)
+        return entry.codec.decode(rows.with_x(padded(x0, rows.x)))
 
     return concatenate([some(places) for places in torch.arange(budget.n).split(budget.micro_batch)])

@@ -150,6 +150,16 @@ class SizedOrder(StepOrder):
         return kept.reshape(batches, total)[torch.argsort(shuffled[:batches])]
 
 
+def training_order(
+    source: Source, batch_size: int, seed: int, first_step: int = 0, rank: int = 0, world: int = 1
+) -> StepOrder:
+    """The order in which training visits the source: by size where its samples have different ones."""
+    sizes = getattr(source, "sizes", None)
+    if sizes is None:
+        return StepOrder(len(source), batch_size, seed, first_step, rank, world)
+    return SizedOrder(sizes, batch_size, seed, first_step, rank, world)
+
+
 def global_positions(batch_size: int, rank: int, world: int) -> Tensor:
     """Where a rank's samples stand in the global batch of `batch_size * world`."""
     return torch.arange(batch_size) * world + rank

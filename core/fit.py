@@ -32,7 +32,7 @@ from core.build import (
 from core.callbacks import Averaging, Checkpoints, Curves, Finite, Previews
 from core.checkpoint_io import FolderCheckpointIO
 from core.cli import is_first_process
-from core.data import Data, SizedOrder, StepOrder, train_loader, val_loader
+from core.data import Data, train_loader, training_order, val_loader
 from core.errors import UserError
 from core.evaluation import evaluate_model
 from core.model import Model
@@ -189,9 +189,7 @@ def _loaders(config: DictConfig, data: Data, trainer: pl.Trainer, first_step: in
     training, hardware = config.training, config.trainer
     rank, world = trainer.global_rank, trainer.world_size
     first = first_step * training.accumulate
-    place = (training.batch_size, config.seed, first, rank, world)
-    sizes = getattr(data.train, "sizes", None)
-    order = StepOrder(len(data.train), *place) if sizes is None else SizedOrder(sizes, *place)
+    order = training_order(data.train, training.batch_size, config.seed, first, rank, world)
     pin = trainer.strategy.root_device.type == "cuda"
     return (
         train_loader(data.train, order, hardware.workers, pin),

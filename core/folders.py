@@ -16,26 +16,26 @@ from core.errors import UserError
 NAMED = 10  # skipped files that are named at once
 
 
-def report_skipped(skipped: Sequence[str], strict: bool) -> None:
-    """Names and counts the files that could not be used ("file: reason"); UserError if `strict` and there are any."""
+def report_skipped(skipped: Sequence[str], strict: bool, things: str = "files") -> None:
+    """Names and counts the things that could not be used ("name: reason"); UserError if `strict` and there are any."""
     if not skipped:
         return
     if strict:
-        raise UserError(f"data.strict=true, and {len(skipped)} files cannot be read, first {skipped[0]}")
-    say(f"skipped {len(skipped):,} unreadable files:")
+        raise UserError(f"data.strict=true, and {len(skipped)} {things} cannot be read, first {skipped[0]}")
+    say(f"skipped {len(skipped):,} unreadable {things}:")
     for line in skipped[:NAMED]:
         say(f"  {line}")
     if len(skipped) > NAMED:
         say(f"  and {len(skipped) - NAMED:,} more")
 
 
-def describe_skipped(skipped: Sequence[str]) -> str:
+def describe_skipped(skipped: Sequence[str], things: str = "files") -> str:
     """The same in a few words, "" for none."""
     if not skipped:
         return ""
     first = [Path(line.split(": ")[0]).name for line in skipped[:3]]
     names = ", ".join(first) + (", ..." if len(skipped) > len(first) else "")
-    return f", {len(skipped):,} unreadable files skipped: {names}"
+    return f", {len(skipped):,} unreadable {things} skipped: {names}"
 
 
 def files_in(root: Path, suffixes: Collection[str], things: str) -> list[Path]:

@@ -53,7 +53,32 @@ SOUND_DATA = {
     "data/speech_commands": ["data.words=[yes,no]", *WAVEFORM],
     "data/ljspeech": ["data.max_seconds=0.5", "data.val=0.1", "data.test=0.2", *WAVEFORM],
 }
+# options of molecules, likewise
+MOLECULES = {
+    "modality/molecules": [],
+    "data/qm9": ["data.properties=[gap,mu]", "data.half=first"],
+    "network/factored": [],
+    "network/egnn": [],
+    "network/e3nn": ["network.irreps=8x0e+4x1o", "network.sent=4x0e+4x1o", "network.products=4"],
+    "network/molecule_transformer": ["network.heads=2", "data.rotate=true"],
+    "codec/atoms": ["codec.charges=true", "network.features=6", "prediction=velocity", "weighting=network"],
+    "weighting/columns": [],
+    "schedule/cosine_for_molecules": [],
+    "prediction/karras_by_column": [],
+    "levels/log_normal_for_molecules": [],
+    "times/karras_for_molecules": [],
+}
+SMALL_MOLECULES = ("network.depth=2",)
+MOLECULE_DATA = {
+    "data/sdf": ("a.sdf", ["data.properties=[gap]"]),
+    "data/xyz": ("a.xyz", ["data.rotate=true"]),
+    "data/smiles": ("a.smi", ["data.workers=1"]),
+    "data/qm9_pyg": (".", []),
+}
 SEPARATE = {
+    **dict.fromkeys(MOLECULES, "test_option_of_molecules"),
+    **dict.fromkeys(MOLECULE_DATA, "test_data_of_molecules"),
+    "network/edm_qm9": "tests/test_presets.py",
     **dict.fromkeys(SOUNDS, "test_option_of_sounds"),
     **dict.fromkeys(SOUND_DATA, "test_data_of_sounds"),
     "data/folder": "test_data_folder",
@@ -130,6 +155,42 @@ def test_data_of_sounds(
     figures = [json.loads(file.read_text()) for file in run.glob("samples/*/evaluation.json")]
     assert len(figures) == (option == "data/fsdd")
     assert all(figure["samples"] for figure in figures)
+
+
+@pytest.mark.parametrize("option", MOLECULES)
+def test_option_of_molecules(option: str, tmp_path: Path, cache: Path, no_plots: None) -> None:
+    pytest.importorskip("rdkit")
+    group, name = option.split("/")
+    choice = [] if group == "modality" else [f"{group}={name}"]
+    width = () if name == "e3nn" else ("network.width=16",)
+    preview = f"preview.n={2 if group == 'modality' else 0}"
+    settings = (*TINY, *SMALL_MOLECULES, *width, preview, *MOLECULES[option], f"out={tmp_path}")
+    run = fit(compose("train", "modality=molecules", *choice, *settings))
+    samples = core.load(run, device="cpu").sample(n=2, steps=2)
+    assert samples.x.isfinite().all()
+    assert torch.equal(samples.x[..., 3:].sum(-1), samples.mask[..., 0]), "each atom is one element"
+
+
+@pytest.mark.parametrize("option", MOLECULE_DATA)
+def test_data_of_molecules(option: str, tmp_path: Path, no_plots: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    import test_molecule_files as stand_ins  # skips where its packages are missing
+
+    monkeypatch.setenv("POLYDIFFUSION_CACHE", str(tmp_path / "cache"))
+    for name, value in {"MOLECULES": 78, "TRAIN": 40, "VAL": 20}.items():
+        monkeypatch.setattr(f"modalities.molecules.qm9.{name}", value)
+    smiles = [text for text in stand_ins.LIST for _ in range(10)]
+    molecules = list(map(stand_ins.embedded, smiles))
+    stand_ins.write(tmp_path / "a.smi", "\n".join(smiles))
+    stand_ins.write(tmp_path / "a.xyz", "".join(map(stand_ins.xyz, molecules)))
+    stand_ins.write(tmp_path / "a.sdf", "".join(stand_ins.sdf(mol, gap=n) for n, mol in enumerate(molecules)))
+    stand_ins.raw_files(tmp_path / "raw", molecules)
+    file, more = MOLECULE_DATA[option]
+    small = ("network.width=16", "network.depth=1", "preview.n=0", f"out={tmp_path / 'run'}")
+    choice = (option.replace("/", "="), f"data.path={tmp_path / file}", *more)
+    run = fit(compose("train", *TINY, "modality=molecules", *choice, *small))
+    samples = core.load(run, device="cpu").sample(n=2, steps=2)
+    assert torch.isfinite(samples.x).all()
+    assert len(samples) == 2
 
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option.split("/")[0] in ("sampler", "times")])

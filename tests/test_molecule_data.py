@@ -74,7 +74,7 @@ def test_facts_follow_from_the_training_split(small: Path) -> None:
     assert data.facts["scale"] == pytest.approx(float(torch.cat(centred).square().mean().sqrt()), abs=0.0051)
     assert data.describe() == (
         "small: 3 training, 1 validation and 2 test molecules of 1 to 4 atoms, H, C, Cl, conditions gap, "
-        "1 unreadable files skipped: a.xyz record 7"
+        "1 unreadable records skipped: a.xyz record 7"
     )
 
 
@@ -253,6 +253,10 @@ def test_damaged_tables_are_refused(tmp_path: Path, lines: list[str], monkeypatc
     assert "table.csv: molecule 3 cannot be read: " in refused(tmp_path, whole_table[: -len(lines[3]) // 2])
     assert "molecule 1 cannot be read: KeyError('HOMO_au')" in refused(tmp_path, whole_table.replace("HOMO_au", "H_au"))
     assert "molecule 1 cannot be read: ValueError" in refused(tmp_path, whole_table.replace("1.0858041578", "1.08x"))
+    assert "1 cannot be read: ValueError(\"an element 'Q'\")" in refused(tmp_path, whole_table.replace("'C'", "'Q'", 1))
+    short = refused(tmp_path, whole_table.replace("'C','H'", "'C'", 1))
+    assert "molecule 1 cannot be read: ValueError('15 coordinates of 4 atoms" in short
+    assert "or one that is not finite" in refused(tmp_path, whole_table.replace("1.0858041578", "nan"))
     assert "molecule 1 cannot be read: KeyError" in refused(tmp_path, "<html>\n<p>not found</p>\n")
     assert "holds 2 molecules, not 3" in refused(tmp_path, "".join(lines[:3]))
     assert "holds 0 molecules, not 3" in refused(tmp_path, "")

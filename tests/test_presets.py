@@ -15,7 +15,8 @@ from core.fit import fit
 
 RECIPES = {path.stem: path.read_text() for path in sorted((ROOT / "configs" / "experiment").glob("*.yaml"))}
 AUDIO = [name for name, text in RECIPES.items() if "override /modality: audio" in text]
-IMAGE = [name for name in RECIPES if name not in AUDIO]
+MOLECULES = [name for name, text in RECIPES.items() if "override /modality: molecules" in text]
+IMAGE = [name for name in RECIPES if name not in (*AUDIO, *MOLECULES)]
 SMALL = ("network.widths=[8,8,8,8]", "network.groups=4", "network.features.width=8")
 SMALL_DIFFWAVE = ("network.channels=8", "network.layers=4")
 SMALL_AUDIO = {
@@ -71,7 +72,18 @@ def test_recipe_of_sounds(name: str, sounds: Path, tmp_path: Path, no_plots: Non
     on_sounds(name, sounds, tmp_path)
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("diffwave_sc09", 24_034_305), ("diffwave_ljspeech", 2_619_971)])
+@pytest.mark.parametrize("name", MOLECULES)
+def test_recipe_of_molecules(name: str, tmp_path: Path, cache: Path, no_plots: None) -> None:
+    pytest.importorskip("rdkit")
+    samples = core.load(run(name, tmp_path, "network.width=16", "network.depth=2"), device="cpu").sample(n=2, steps=2)
+    assert samples.x.shape[2] == 8
+    assert samples.x.isfinite().all()
+
+
+PUBLISHED = [("diffwave_sc09", 24_034_305), ("diffwave_ljspeech", 2_619_971), ("edm_qm9", 5_339_920)]
+
+
+@pytest.mark.parametrize(("name", "parameters"), PUBLISHED)
 def test_recipe_has_the_published_size(name: str, parameters: int) -> None:
     with torch.device("meta"):  # counts without allocating
         assert count(part(compose("train", f"experiment={name}"), "network")) == parameters

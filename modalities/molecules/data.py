@@ -133,7 +133,7 @@ class MoleculeData:
         sizes = self.train.sizes
         atoms = f"of {sizes.min()} to {sizes.max()} atoms, {', '.join(self.elements)}"
         known = f", conditions {', '.join(self.train.cond)}" if self.train.cond else ""
-        return f"{self.name}: {counts} {atoms}{known}{describe_skipped(self.skipped)}"
+        return f"{self.name}: {counts} {atoms}{known}{describe_skipped(self.skipped, 'records')}"
 
 
 def rotations(u: Float[Tensor, "b 3"]) -> Float[Tensor, "b 3 3"]:

@@ -58,6 +58,7 @@ def flat(molecule: Molecule) -> tuple[Chem.Mol, list[int]]:
         else:
             rdDepictor.Compute2DCoords(mol)
             _shelve(mol)
+            _part(mol)
     for atom in mol.GetAtoms():
         atom.SetNumRadicalElectrons(0)  # would be dots; what is unstable is marked
     return mol, [atom.GetIdx() for atom in mol.GetAtoms() if atom.HasProp("unstable")]
@@ -81,6 +82,15 @@ def _shelve(mol: Chem.Mol) -> None:
         low, top = places[piece, 0].min(), places[piece, 1].max()
         places[piece] += [x - low, y - top, 0]
         x, high = x + box[0], max(high, box[1])
+    mol.GetConformer().SetPositions(places)
+
+
+def _part(mol: Chem.Mol) -> None:
+    """Moves atoms apart that the layout of a tangle has put in one place: RDKit draws no bond of no length."""
+    places = mol.GetConformer().GetPositions()
+    for atom in range(1, len(places)):
+        if np.linalg.norm(places[:atom] - places[atom], axis=1).min() < 0.05:
+            places[atom, :2] += 0.3 * BOND * np.array([np.cos(atom), np.sin(atom)])
     mol.GetConformer().SetPositions(places)
 
 

@@ -116,7 +116,7 @@ class MoleculeFiles(MoleculeData):
                 rows = stratified_split(sizes, {"val": val, "test": test}, split_seed)
                 store(folder, records, wanted, rows, skipped)
         super().__init__(root.name, cache, properties, half, rotate)
-        report_skipped(self.skipped, strict)
+        report_skipped(self.skipped, strict, "records")
         for name, values in self.train.cond.items():
             if not values.std() > 0:
                 raise UserError(f"data.properties: {name} is {values[0]:g} for every training molecule: no condition")

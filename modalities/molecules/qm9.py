@@ -83,6 +83,10 @@ def parse(tables: Sequence[Path], folder: Path) -> None:
                     found = row["Elements"][2:-2].split("','")
                     # "0." is a number here, which JSON does not allow
                     atoms = [float(number) for number in row["XYZ_Ang"].translate(BRACKETS).split(",")]
+                    if len(atoms) != 3 * len(found) or not np.isfinite(atoms).all():
+                        raise ValueError(f"{len(atoms)} coordinates of {len(found)} atoms, or one that is not finite")
+                    if other := set(found) - set(ELEMENTS):
+                        raise ValueError(f"an element {min(other)!r}")
                     for name, (column, factor) in PROPERTIES.items():
                         columns[name].append(float(row[column]) * factor)
                 except (KeyError, ValueError, TypeError) as error:
