@@ -1,6 +1,6 @@
 "use strict";
 // Draws each molecule of the page on its canvas as balls and sticks, which turn by themselves and by dragging.
-// Balls are pictures made once per colour, size and distance; sticks are strips shaded across; what is nearer is drawn later.
+// Balls are pictures made once per colour, size and distance, sticks are shaded strips; what is nearer is drawn later.
 const { colors, radii, molecules } = JSON.parse(document.getElementById("data").textContent);
 const STICK = [0, 0.115, 0.075, 0.06], APART = [0, 0, 0.115, 0.15]; // angstrom, by the order of a bond
 const MIST = 0.45, LEVELS = 10, LARGEST = 0.12, SPEED = 0.55; // the last: radians per second
@@ -93,7 +93,8 @@ class View {
     const level = (z) => Math.round(LEVELS * Math.min(1, Math.max(0, (0.3 * this.deep - z) / (1.3 * this.deep))));
     const parts = seen.map((place, i) => [place[2], () => {
       const size = 2 * Math.round(this.radii[i] * unit + 1);
-      pen.drawImage(ball(this.symbols[i], size, level(place[2])), place[0] * unit - size / 2, -place[1] * unit - size / 2);
+      const picture = ball(this.symbols[i], size, level(place[2]));
+      pen.drawImage(picture, place[0] * unit - size / 2, -place[1] * unit - size / 2);
     }]);
     for (const [i, j, order] of this.bonds) {
       const way = seen[j].map((value, k) => value - seen[i][k]), long = Math.hypot(...way);
