@@ -24,8 +24,8 @@ from core.runs import Reporter, write_json
 CONTENDERS: dict[str, list[str]] = {  # overrides of modality=molecules
     "factored": [],
     "egnn": ["network=egnn", "optimisation.lr=2e-3"],
-    "e3nn": ["network=e3nn", "optimisation.lr=4e-3"],
-    "transformer": ["network=molecule_transformer", "data.rotate=true", "optimisation.lr=1e-3"],
+    "e3nn": ["network=e3nn", "optimisation.lr=6e-3"],
+    "transformer": ["network=transformer", "data.rotate=true", "optimisation.lr=3e-3"],
 }
 
 

@@ -188,10 +188,12 @@ def test_records_that_cannot_be_used_say_why(molecules: list[Chem.Mol]) -> None:
     assert reason_of(block.replace(" C  ", " Zz ", 1)) == "Element 'Zz' not found"
     x = block.splitlines()[4][:10]
     assert reason_of(block.replace(x, "       nan", 1)) == "Cannot process coordinates on line 5"
-    assert reason_of(block.replace(x, "99999.0000", 1)) == "a coordinate that is no number within 10,000 angstrom"
+    assert reason_of(block.replace(x, "99999.0000", 1)) == "a coordinate that is not within 10,000 angstrom"
     two = block.splitlines(keepends=True)
     two[5] = two[4]
     assert reason_of("".join(two)) == "two atoms in one place"
+    [(_, drawn)] = read_sdf(two, hydrogens=False, drawn=True)
+    assert (drawn.positions[0] == drawn.positions[1]).all()
     assert reason_of(block[: len(block) // 3]) == "EOF hit while reading atoms"
     assert reason_of("hello\n").startswith("Counts line too short")
     assert reason_of("$$$$\n") == "empty"
@@ -277,7 +279,7 @@ def test_frames_of_xyz_files() -> None:
     assert reasons[0] == "atom 1: 'H 0 0' is not a symbol and three numbers"
     assert reasons[1] == "columns in another order than species:S:1:pos:R:3"
     assert reasons[2].startswith("unknown element 'Q'")
-    assert reasons[3] == "a coordinate that is no number within 10,000 angstrom"
+    assert reasons[3] == "a coordinate that is no number"
     assert reasons[4] == "the file ends after 1 of its 3 atoms"
     *_, last = read_xyz([*lower.splitlines(True), "H 0 0 0\n", *good.splitlines(True)])
     assert last == ("from record 2 on", "'H 0 0 0' is not a number of atoms")

@@ -23,7 +23,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import configs
-from modalities.molecules.transformer import BiasedAttention, MoleculeTransformer
+from core.layers.attention import SelfAttention
+from modalities.molecules.transformer import MoleculeTransformer
 
 BIASES = {"biased": {}, "plain": {"radial": 0}}
 
@@ -82,14 +83,14 @@ def test_the_scale_is_that_of_its_waves_and_distances():
     assert_same(halved, out, torch.float64)
 
 
-def test_without_a_bias_attention_is_plain_and_a_bias_can_hide():
+def test_the_bias_is_of_a_head_and_a_pair_and_adds_to_the_hiding_of_padding():
     torch.manual_seed(0)
-    attention, x = BiasedAttention(8, 2).double(), torch.randn(2, 5, 8, dtype=torch.float64)
-    none, zeros = attention(x), attention(x, torch.zeros(1, 1, 1, 1, dtype=torch.float64))
-    torch.testing.assert_close(zeros, none)
-    hiding = torch.zeros(2, 2, 5, 5, dtype=torch.float64)
-    hiding[..., 3:] = -torch.inf
-    torch.testing.assert_close(attention(x, hiding)[:, :3], attention(x[:, :3]))
+    attention, x = SelfAttention(8, 2).double(), torch.randn(2, 5, 8, dtype=torch.float64)
+    torch.testing.assert_close(attention(x, bias=torch.zeros(2, 2, 5, 5, dtype=torch.float64)), attention(x))
+    real, bias = torch.arange(5) < 3, torch.zeros(2, 2, 5, 5, dtype=torch.float64)
+    hiding = bias.masked_fill(~real, -torch.inf)
+    torch.testing.assert_close(attention(x, bias=hiding)[:, :3], attention(x[:, :3]))
+    torch.testing.assert_close(attention(x, real.expand(2, -1), bias), attention(x, real.expand(2, -1)))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -27,14 +28,18 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(
-        self, x: Float[Tensor, "batch tokens width"], real: Bool[Tensor, "batch tokens"] | None = None
+        self,
+        x: Float[Tensor, "batch tokens width"],
+        real: Bool[Tensor, "batch tokens"] | None = None,
+        bias: Float[Tensor, "batch heads tokens tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens width"]:
-        """real: the tokens that may be attended to; None for all."""
+        """real: the tokens that may be attended to; None for all. bias: added to the logits of each head and pair."""
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, heads, tokens, head width)
         query, key, value = qkv.unbind()
-        attended = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=None if real is None else real[:, None, None, :]
-        )
+        mask = None if real is None else real[:, None, None, :]
+        if bias is not None:
+            mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.out(attended.transpose(1, 2).flatten(2))
 
 

@@ -19,7 +19,7 @@ from modalities.molecules.molecule import Molecule, molecules
 from modalities.molecules.reading import Record, read_sdf, read_xyz
 
 SDF = "samples.sdf"
-READERS = {".xyz": read_xyz, ".sdf": partial(read_sdf, hydrogens=False)}
+READERS = {".xyz": partial(read_xyz, drawn=True), ".sdf": partial(read_sdf, hydrogens=False, drawn=True)}
 V2000_FARTHEST, V2000_MOST = 9999.0, 999  # angstrom, atoms or bonds, which the columns of the older format can hold
 
 

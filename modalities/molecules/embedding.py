@@ -106,4 +106,4 @@ def _embed(line: Line, max_atoms: int | None) -> Record:
         raise ValueError(f"MMFF94 has no parameters for {shown}")
     if rdForceFieldHelpers.MMFFOptimizeMolecule(mol, maxIters=STEPS) != 0:
         raise ValueError(f"MMFF94 does not relax {shown} within {STEPS:,} steps")
-    return Record(*atoms_of(mol), line.properties)
+    return Record(*atoms_of(mol), line.properties).to_learn_from()

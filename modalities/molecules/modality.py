@@ -18,8 +18,6 @@ from modalities.molecules import artefacts, drawing, metrics, page
 from modalities.molecules.elements import check
 from modalities.molecules.formula import parse
 
-SDF = "samples.sdf"
-
 
 class Molecules(Modality):
     """Atoms in space; decoded batches are (B, N, 3 + elements), angstrom and one-hot elements, with a mask (B, N, 1).
@@ -34,11 +32,13 @@ class Molecules(Modality):
     def __init__(
         self,
         elements: Sequence[str],
-        sizes: Mapping[int, int],
+        sizes: Mapping[int, int] | None = None,
         properties: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
+        if not elements:
+            raise UserError("the elements are not set: modality.elements=[H,C,N,O,F], in the order of the columns")
         self.elements = check(elements)
-        self.sizes = {int(n): int(count) for n, count in sorted(sizes.items())}
+        self.sizes = {int(n): int(count) for n, count in sorted(dict(sizes or {}).items())}
         self.properties = {name: tuple(values) for name, values in (properties or {}).items()}
         super().__init__((max(self.sizes, default=1), 3 + len(self.elements)))
 
@@ -127,7 +127,7 @@ class Molecules(Modality):
         drawing.save_grid(batch, Path(path), self.elements)
 
     def present(self, batch: Batch, folder: Path, real: Batch | None) -> None:
-        artefacts.write_sdf(batch, self.elements, folder / SDF)
+        artefacts.write_sdf(batch, self.elements, folder / artefacts.SDF)
         drawing.save_grid(batch, folder / GRID, self.elements, real)
         page.write_page(folder, batch, self.elements)
 

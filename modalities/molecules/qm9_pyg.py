@@ -145,7 +145,7 @@ def read(text: str | None, row: dict[str, Any] | None, columns: dict[str, list[f
     """One molecule, whose row of the table is added to the columns. ValueError where one of the two ends too early."""
     if text is None or row is None:
         raise ValueError("the structures and the table are of different lengths")
-    record = Record(*atoms_of(parse_sdf(text)))
+    record = Record(*atoms_of(parse_sdf(text))).to_learn_from()
     if other := set(record.numbers.tolist()) - set(atomic_numbers(qm9.ELEMENTS)):
         raise ValueError(f"an element of number {min(other)}")
     for name, (column, factor) in PROPERTIES.items():

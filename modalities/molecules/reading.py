@@ -37,18 +37,24 @@ class Record:
     properties: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """ValueError says in a few words why it is no molecule to learn from."""
+        """ValueError says in a few words why it is no molecule."""
         if not len(self.numbers):
             raise ValueError("no atoms")
         if (dummy := np.flatnonzero(self.numbers == 0)).size:
             raise ValueError(f"atom {dummy[0] + 1} is a dummy, no element")
         if self.numbers.max() > HEAVIEST:
             raise ValueError(f"an element of number {self.numbers.max()}, which is not from 1 to {HEAVIEST}")
-        if not (np.abs(self.positions) <= FARTHEST).all():  # nor is NaN
-            raise ValueError(f"a coordinate that is no number within {FARTHEST:,.0f} angstrom")
+        if not np.isfinite(self.positions).all():
+            raise ValueError("a coordinate that is no number")
+
+    def to_learn_from(self) -> Record:
+        """The record itself. ValueError if no molecule looks like that, as those that a model draws may."""
+        if not (np.abs(self.positions) <= FARTHEST).all():
+            raise ValueError(f"a coordinate that is not within {FARTHEST:,.0f} angstrom")
         places = self.positions.astype(np.float32) + 0.0  # makes -0 the same as 0
         if len(np.unique(places, axis=0)) < len(places):
             raise ValueError("two atoms in one place")
+        return self
 
 
 # the place of an entry in its file, such as "record 17", and the molecule there, or why there is none
@@ -84,11 +90,13 @@ def numeric(pairs: Iterable[tuple[str, str | None]]) -> dict[str, float]:
 # XYZ
 
 
-def read_xyz(file: Iterable[str]) -> Iterator[Entry]:
+def read_xyz(file: Iterable[str], drawn: bool = False) -> Iterator[Entry]:
     """The frames of an XYZ file: a number of atoms, a comment, and for each atom a line `symbol x y z`, in angstrom.
 
     More columns are passed over; an atomic number may stand for the symbol. The properties are the comment's
     `key=value` pairs. Where no number of atoms is found, the rest of the file is one entry that cannot be used.
+
+    drawn: whether a model drew them, so that they are taken even if no molecule looks like that.
     """
     lines = iter(file)
     number = 0
@@ -100,10 +108,10 @@ def read_xyz(file: Iterable[str]) -> Iterator[Entry]:
             yield f"from record {number} on", f"{_shown(line)} is not a number of atoms"
             return
         comment = next(lines, "")
-        yield f"record {number}", attempt(_frame, int(count), comment, list(islice(lines, int(count))))
+        yield f"record {number}", attempt(_frame, int(count), comment, list(islice(lines, int(count))), drawn)
 
 
-def _frame(count: int, comment: str, lines: list[str]) -> Record:
+def _frame(count: int, comment: str, lines: list[str], drawn: bool) -> Record:
     if len(lines) < count:
         raise ValueError(f"the file ends after {len(lines)} of its {count} atoms")
     pairs = {name: value.strip('"') for name, value in PAIR.findall(comment)}
@@ -118,7 +126,8 @@ def _frame(count: int, comment: str, lines: list[str]) -> Record:
             raise ValueError(f"atom {row + 1}: {_shown(line)} is not a symbol and three numbers") from error
         symbols.append(symbol.capitalize())
     known = {symbol: _number(symbol) for symbol in dict.fromkeys(symbols)}
-    return Record(np.array([known[s] for s in symbols], dtype=np.int64), positions, numeric(pairs.items()))
+    record = Record(np.array([known[s] for s in symbols], dtype=np.int64), positions, numeric(pairs.items()))
+    return record if drawn else record.to_learn_from()
 
 
 def _number(symbol: str) -> int:
@@ -134,13 +143,14 @@ def _shown(line: str) -> str:
 # SDF
 
 
-def read_sdf(file: Iterable[str], hydrogens: bool = True) -> Iterator[Entry]:
+def read_sdf(file: Iterable[str], hydrogens: bool = True, drawn: bool = False) -> Iterator[Entry]:
     """The records of an SDF (or the one of a MOL) file, V2000 or V3000. The properties are the data items.
 
     hydrogens: whether those that the bonds leave out are added, at the places that the bonds' geometry gives.
+    drawn: as in `read_xyz`.
     """
     for number, text in enumerate(split_sdf(file), start=1):
-        yield f"record {number}", attempt(_of_text, text, hydrogens)
+        yield f"record {number}", attempt(_of_text, text, hydrogens, drawn)
 
 
 def split_sdf(file: Iterable[str]) -> Iterator[str]:
@@ -168,7 +178,7 @@ def parse_sdf(text: str) -> Any:
     return mol
 
 
-def _of_text(text: str, hydrogens: bool) -> Record:
+def _of_text(text: str, hydrogens: bool, drawn: bool) -> Record:
     from rdkit import Chem
 
     if not text.strip():
@@ -183,7 +193,8 @@ def _of_text(text: str, hydrogens: bool) -> Record:
     if not mol.GetConformer().Is3D() and mol.GetNumAtoms() > 1:  # RDKit takes any z but 0 for 3D, whatever is marked
         raise ValueError("no 3D coordinates: it is flat, and not marked 3D")
     items = numeric((name, mol.GetProp(name)) for name in mol.GetPropNames())
-    return Record(*atoms_of(complete(mol) if hydrogens else mol), items)
+    record = Record(*atoms_of(complete(mol) if hydrogens else mol), items)
+    return record if drawn else record.to_learn_from()
 
 
 def complete(mol: Any) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from core.batch import is_full
@@ -22,15 +22,6 @@ LONGEST, SHORTEST = 16.0, 1.0  # wavelengths of the coordinates' sinusoids, angs
 
 Tokens = Float[Tensor, "b n width"]
 Bias = Float[Tensor, "b heads n n"]
-
-
-class BiasedAttention(SelfAttention):
-    """Self-attention whose logits get a bias for each head and pair of tokens; -inf hides the second of them."""
-
-    def forward(self, x: Tokens, bias: Bias | None = None) -> Tokens:
-        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        return self.out(attended.transpose(1, 2).flatten(2))
 
 
 class SwiGLU(nn.Module):
@@ -64,11 +55,13 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, context: int) -> None:
         super().__init__()
-        self.attention = Modulated(width, context, BiasedAttention(width, heads))
+        self.attention = Modulated(width, context, SelfAttention(width, heads))
         self.mlp = Modulated(width, context, SwiGLU(width, int(mlp_ratio * width)))
 
-    def forward(self, x: Tokens, context: Float[Tensor, "b context"], bias: Bias | None) -> Tokens:
-        return self.mlp(self.attention(x, context, bias), context)
+    def forward(
+        self, x: Tokens, context: Float[Tensor, "b context"], real: Bool[Tensor, "b n"] | None, bias: Bias | None
+    ) -> Tokens:
+        return self.mlp(self.attention(x, context, real, bias), context)
 
 
 class MoleculeTransformer(nn.Module):
@@ -127,8 +120,8 @@ class MoleculeTransformer(nn.Module):
         centre = (x[..., :3] * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
         positions = (x[..., :3] - centre) * self.scale
         tokens = self.embed(torch.cat([positions, self._waves(positions), x[..., 3:]], -1))
-        for block, bias in zip(self.blocks, self._biases(positions, real), strict=True):
-            tokens = block(tokens, told, bias)
+        for block, bias in zip(self.blocks, self._biases(positions), strict=True):
+            tokens = block(tokens, told, real, bias)
         shift, scale = self.modulation(told)[:, None].chunk(2, -1)
         return self.out(torch.addcmul(shift, self.norm(tokens), 1 + scale)) * mask
 
@@ -136,12 +129,9 @@ class MoleculeTransformer(nn.Module):
         angle = (positions[..., None] * self.waves).flatten(2)
         return torch.cat([angle.sin(), angle.cos()], -1)
 
-    def _biases(self, positions: Float[Tensor, "b n 3"], real: Tensor | None) -> Sequence[Bias | None]:
-        """The bias of each block's attention; -inf towards padding."""
-        hidden = None if real is None else ~real[:, None, None]
+    def _biases(self, positions: Float[Tensor, "b n 3"]) -> Sequence[Bias | None]:
+        """The bias of each block's attention."""
         if self.bias is None:
-            bias = None if hidden is None else positions.new_zeros(hidden.shape).masked_fill(hidden, -torch.inf)
-            return [bias] * self.depth
+            return [None] * self.depth
         d = distances(positions[:, :, None] - positions[:, None])
-        biases = self.bias(gaussians(d, self.radial)).permute(0, 3, 1, 2)
-        return (biases if hidden is None else biases.masked_fill(hidden, -torch.inf)).chunk(self.depth, 1)
+        return self.bias(gaussians(d, self.radial)).permute(0, 3, 1, 2).chunk(self.depth, 1)
