@@ -46,7 +46,7 @@ def test_laws(law, bias, dtype):
 
 
 def test_the_config_builds_a_network_that_starts_at_zero():
-    config = OmegaConf.load(Path(next(iter(configs.__path__))) / "network" / "molecule_transformer.yaml")
+    config = OmegaConf.load(Path(next(iter(configs.__path__))) / "network" / "transformer.yaml")
     network = instantiate(OmegaConf.merge(config, {"features": FEATURES, "properties": {}, "scale": 1.4}))
     assert count(network) < 3e6
     assert not Molecules(torch.float32).through(network).any()
