@@ -32,6 +32,7 @@ from core.build import (
 from core.callbacks import Averaging, Checkpoints, Curves, Finite, Previews
 from core.checkpoint_io import FolderCheckpointIO
 from core.cli import is_first_process
+from core.clipping import RecentClipping
 from core.data import Data, train_loader, training_order, val_loader
 from core.errors import UserError
 from core.evaluation import evaluate_model
@@ -141,6 +142,8 @@ def build_trainer(
         callbacks.append(Previews(_previewer(config, run, model, data)))
     finite = Finite()
     callbacks += [finite, Checkpoints(run, finite, training.keep), Averaging(Optimisation(**config.optimisation))]
+    if recent := config.optimisation.get("clip_recent"):
+        callbacks.append(RecentClipping(recent))
     if training.steps is None:
         callbacks.append(Budget(training.minutes, training.validate_every, budgeted))
     version = f"from-{first_step:08d}"

@@ -23,8 +23,8 @@ from core.random import Stream
 class Optimisation:
     """AdamW and its learning rate: a linear warm-up, flat until the share `flat` of all steps, cosine down to `final`.
 
-    lr: the peak. warmup: in steps. clip_norm: of the gradient, None for none. ema_decay: the limit of the ramped
-    average's decay, see `decay`.
+    lr: the peak. warmup: in steps. clip_norm: of the gradient, None for none. clip_recent: instead, how many recent norms
+    it is clipped by, see `core.clipping`. ema_decay: the limit of the ramped average's decay, see `decay`.
     """
 
     lr: float = 2e-3
@@ -35,6 +35,7 @@ class Optimisation:
     flat: float = 0.4
     final: float = 0.02
     clip_norm: float | None = 1.0
+    clip_recent: int | None = None
     ema_decay: float = 0.998
 
     def factor(self, step: int, total: int | None) -> float:

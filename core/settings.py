@@ -24,7 +24,7 @@ POSITIVE_WHOLE = (
 WHOLE = ("n", "preview.n", "training.keep", "optimisation.warmup", "trainer.workers", "likelihood")
 POSITIVE = ("training.minutes", "optimisation.lr", "optimisation.clip_norm")
 SHARES = ("training.drop_rate", "optimisation.flat", "optimisation.final", "optimisation.ema_decay")
-NULLABLE = ("training.steps", "optimisation.clip_norm")
+NULLABLE = ("training.steps", "optimisation.clip_norm", "optimisation.clip_recent")
 SWITCHES = ("debug", "averaged", "trajectory", "trainer.compile", "trainer.channels_last", "optimisation.amsgrad")
 
 RULES: Mapping[str, tuple[type, float, float, str]] = {
@@ -33,6 +33,7 @@ RULES: Mapping[str, tuple[type, float, float, str]] = {
     **dict.fromkeys(POSITIVE, (float, 1e-30, float("inf"), "a positive number")),
     **dict.fromkeys(SHARES, (float, 0, 1, "a number from 0 to 1")),
     **dict.fromkeys(SWITCHES, (bool, 0, 1, "true or false")),
+    "optimisation.clip_recent": (int, 2, float("inf"), "a whole number of at least 2"),
     "seed": (int, -float("inf"), float("inf"), "a whole number"),
     "optimisation.weight_decay": (float, 0, float("inf"), "a number of at least 0"),
 }

@@ -59,6 +59,7 @@ PLUMBING = {
     "module": 5,
     "model": 6,
     "budget": 6,
+    "clipping": 6,
     "callbacks": 6,
     "resume": 6,
     "output": 7,

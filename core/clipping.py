@@ -1,0 +1,42 @@
+"""Gradients clipped to what has been usual lately: the rule of E(3) diffusion's training (Hoogeboom et al. 2022)."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+
+class RecentClipping(pl.Callback):
+    """The gradient's norm is held to 1.5 times the mean plus twice the standard deviation of the last `recent` norms.
+
+    A norm that was held counts as what it was held to. Nothing is clipped until there are `recent` norms. They are part
+    of every checkpoint, so a resumed run clips as the one that was not interrupted.
+    """
+
+    def __init__(self, recent: int) -> None:
+        if recent < 2:
+            raise ValueError(f"clip_recent={recent}: must be at least 2, or null")
+        self.recent = recent
+        self.norms: list[float] = []
+
+    @property
+    def bound(self) -> float:
+        if len(self.norms) < self.recent:
+            return math.inf
+        return 1.5 * statistics.fmean(self.norms) + 2 * statistics.pstdev(self.norms)
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        norm = float(torch.nn.utils.clip_grad_norm_(pl_module.parameters(), self.bound))
+        self.norms = [*self.norms, min(norm, self.bound)][-self.recent :]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"norms": self.norms}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.norms = list(state_dict["norms"])
