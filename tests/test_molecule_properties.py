@@ -172,7 +172,7 @@ def test_the_command_trains_and_measures(
 ) -> None:
     out = tmp_path / "new" / "regressor.safetensors"
     toys = f"overrides=data=xyz data.path={path} data.test=0.25"
-    arguments = ["property=gap,twice", "minutes=0.001", "half=second", "batch_size=8", f"out={out}", toys]
+    arguments = ["property=gap,twice", "minutes=0.001", "half=second", "batch_size=999", f"out={out}", toys]
     monkeypatch.setattr("sys.argv", ["regressor", *arguments])
     module.main()
     with safe_open(out, framework="pt") as opened:

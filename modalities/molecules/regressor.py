@@ -1,0 +1,258 @@
+"""A regressor of molecules' properties, by which samples that were asked for some are judged.
+
+    python -m modalities.molecules.regressor property=gap minutes=6 out=gap.safetensors
+
+trains one on the first half of QM9's training molecules, so that a generator of the second half (`data.half=second`)
+has seen none of them. `property=gap,alpha` learns several; `half=second` or `half=null` takes other molecules, and
+`overrides="data=sdf data.path=FILE"` other data. minutes: of CPU time of the main thread, so that what else runs on
+the machine counts less. Training and sampling of generators never use it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from core.batch import Batch
+from core.cli import say
+from core.data import SizedOrder, whole
+from core.errors import UserError
+from core.weights import load, save
+from modalities.molecules.context import USUAL_SIZE
+from modalities.molecules.data import MoleculeData
+from modalities.molecules.elements import check
+from modalities.molecules.factored import Layer, RadialOperators
+
+ABOUT = "regressor"  # the name in a file's metadata under which the constructor's arguments stand
+AT_ONCE = 128  # molecules
+SPEAK = 10  # seconds between two lines
+SETTLED = 20  # steps after which the speed is known well enough to foresee the number of steps
+
+
+class Regressor(nn.Module):
+    """The layers of `Factored` on a molecule that stays where it is, and a readout over its atoms.
+
+    Invariant to E(3) and to the order of atoms. The readout is a mean over the atoms in which each channel weighs
+    them as it learns to, for what does not grow with the molecule, beside their sum, for what does.
+
+    elements: symbols, in the order of the one-hot columns. properties: by name, the mean and the standard deviation of
+    its values in the training data. The others: see `Factored`.
+    """
+
+    def __init__(
+        self,
+        elements: Sequence[str],
+        properties: Mapping[str, Sequence[float]],
+        width: int = 96,
+        depth: int = 4,
+        vectors: int = 32,
+        radial: int = 24,
+        scalar_channels: int = 4,
+        vector_channels: int = 4,
+    ) -> None:
+        super().__init__()
+        self.elements = check(elements)
+        self.properties = {name: (float(mean), float(std)) for name, (mean, std) in properties.items()}
+        sizes = {"width": width, "depth": depth, "vectors": vectors, "radial": radial}
+        self.sizes = sizes | {"scalar_channels": scalar_channels, "vector_channels": vector_channels}
+        self.vectors = vectors
+        self.metadata: Mapping[str, str] = {}  # of the file that it comes from
+        self.operators = RadialOperators(radial)
+        self.embed = nn.Linear(len(self.elements), width)
+        self.layers = nn.ModuleList(
+            Layer(width, vectors, radial, scalar_channels, vector_channels) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.score = nn.Linear(width, width)
+        self.atom = nn.Linear(width, width)
+        self.hidden = nn.Linear(2 * width, width)
+        self.out = nn.Linear(width, len(self.properties))
+        for parameter in self.score.parameters():  # a plain mean, at first
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Float[Tensor, "b n c"], mask: Float[Tensor, "b n 1"]) -> Float[Tensor, "b p"]:
+        """The properties, standardised, of molecules in data units: positions in angstrom, then one-hot elements."""
+        mask = mask.expand(*x.shape[:2], 1)
+        centre = (x[..., :3] * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
+        positions = (x[..., :3] - centre) * mask
+        operators = self.operators(positions, mask)
+        h = self.embed(x[..., 3:])
+        v = h.new_zeros(*h.shape[:2], 3, self.vectors)
+        for layer in self.layers:
+            h, v, _ = layer(h, v, operators, positions)
+        h = self.norm(h)
+        share = self.score(h).masked_fill(mask == 0, -torch.inf).softmax(1)
+        atoms = F.silu(self.atom(h)) * mask
+        pooled = torch.cat([(share * atoms).sum(1), atoms.sum(1) / USUAL_SIZE], dim=-1)
+        return self.out(F.silu(self.hidden(pooled)))
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> dict[str, Float[Tensor, " b"]]:
+        """Each property of each molecule, in the units of the data. ValueError if the batch has other elements."""
+        if batch.x.shape[2] != 3 + len(self.elements):
+            raise ValueError(f"{batch.x.shape[2] - 3} columns of elements, but the regressor knows {self.elements}")
+        device, sizes = self.out.weight.device, batch.mask.sum(dim=(1, 2))
+        found = torch.zeros(len(batch), len(self.properties))
+        for rows in sizes.argsort(stable=True).split(AT_ONCE):  # about equally large: little is padding
+            longest = int(sizes[rows].max())
+            found[rows] = self(batch.x[rows, :longest].to(device), batch.mask[rows, :longest].to(device)).cpu()
+        pairs = zip(self.properties.items(), found.unbind(1), strict=True)
+        return {name: mean + std * values for (name, (mean, std)), values in pairs}
+
+    def standardised(self, cond: Mapping[str, Tensor]) -> Float[Tensor, "b p"]:
+        return torch.stack([(cond[name] - mean) / std for name, (mean, std) in self.properties.items()], dim=1)
+
+    def save(self, path: Path, about: Mapping[str, str]) -> None:
+        """Float16 safetensors with all that `load` needs, and `about` in the metadata."""
+        settings = {"elements": self.elements, "properties": self.properties, **self.sizes}
+        save(self, path, {ABOUT: json.dumps(settings), **about})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Regressor:
+        """The regressor of a file, with `metadata`. Nothing is unpickled; UserError if the file holds none."""
+        path = Path(path)
+        try:
+            with safe_open(path, framework="pt") as file:
+                settings = json.loads((file.metadata() or {})[ABOUT])
+            regressor = cls(**settings)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"the regressor {path} cannot be read: {error}") from error
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} holds no regressor of properties") from error
+        regressor.metadata = load(regressor, path)
+        return regressor.eval()
+
+
+def mean_absolute_errors(regressor: Regressor, batch: Batch) -> dict[str, float]:
+    """On molecules with known properties, in the units of the data."""
+    found = regressor.predict(batch)
+    return {name: (values - batch.cond[name]).abs().double().mean().item() for name, values in found.items()}
+
+
+def train(
+    data: MoleculeData,
+    minutes: float | None = None,
+    steps: int | None = None,
+    batch_size: int = 32,
+    lr: float = 2e-3,
+    seed: int = 0,
+    report: Callable[[str], object] = say,
+    **sizes: int,
+) -> Regressor:
+    """A regressor of the conditions of `data`, trained on its training split alone; its averaged weights.
+
+    minutes: of CPU time, or else steps: ValueError unless it is one of both. The learning rate's schedule fits the
+    steps that the speed foretells. The loss is the mean absolute error of standardised properties. sizes: of the
+    network.
+    """
+    from core.module import Optimisation
+
+    if (minutes is None) == (steps is None):
+        raise ValueError(f"minutes={minutes}, steps={steps}: one of them")
+    properties = data.facts["properties"]
+    assert isinstance(properties, dict)
+    optimisation = Optimisation(lr=lr, weight_decay=0.0, warmup=100, flat=0.2, final=0.01)
+    order = SizedOrder(data.train.sizes, min(batch_size, len(data.train)), seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        regressor = Regressor(data.elements, properties, **sizes)
+    average = copy.deepcopy(regressor).requires_grad_(False)
+    parameters: list[Tensor] = [*regressor.parameters()]
+    averaged: list[Tensor] = [*average.parameters()]
+    optimizer = optimisation.optimizer(regressor)
+    begun = time.thread_time()
+    spoke, total, losses = time.monotonic(), steps, []
+    for step, rows in enumerate(order):
+        taken = time.thread_time() - begun
+        if minutes is not None and step >= SETTLED:
+            total = max(step, round(step * 60 * minutes / taken))
+        if step == total:
+            break
+        batch = data.train.batch(rows)
+        loss = F.l1_loss(regressor(batch.x, batch.mask), regressor.standardised(batch.cond))
+        for group in optimizer.param_groups:
+            group["lr"] = lr * optimisation.factor(step, total)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(averaged, parameters, 1 - optimisation.decay(step))
+        losses.append(loss.detach())
+        if time.monotonic() - spoke > SPEAK:
+            spoke = time.monotonic()
+            mean = torch.stack(losses).mean()
+            goal = "" if total is None else f" of {'about ' if steps is None else ''}{total}"
+            report(f"step {step + 1}{goal}, loss {mean:.4f}, {taken:.0f} CPU seconds")
+            losses.clear()
+    return average.eval()
+
+
+@dataclass
+class Options:
+    """Of the command; see the module."""
+
+    property: str = "gap"
+    minutes: float = 6.0
+    out: str | None = None  # runs/regressor-<property>.safetensors
+    half: str | None = "first"
+    overrides: str = "data=qm9"
+    batch_size: int = 32
+    lr: float = 2e-3
+    seed: int = 0
+
+
+def command(options: Options) -> Path:
+    """Trains, measures on the test split and writes a regressor; returns the file."""
+    import hydra
+
+    from core.build import part
+
+    if options.minutes <= 0:
+        raise UserError(f"minutes={options.minutes}: must be a positive number")
+    half = "null" if options.half is None else options.half
+    choice = [f"data.properties=[{options.property}]", f"data.half={half}"]
+    with hydra.initialize_config_module("configs", version_base="1.3"):
+        config = hydra.compose("train", ["modality=molecules", *options.overrides.split(), *choice])
+    data = part(config, "data")
+    if not isinstance(data, MoleculeData):
+        raise UserError(f"{data.name} has no molecules; choose other data, such as overrides=data=qm9")
+    say(data.describe())
+    regressor = train(data, options.minutes, batch_size=options.batch_size, lr=options.lr, seed=options.seed)
+    out = Path(options.out or f"runs/regressor-{options.property.replace(',', '-')}.safetensors")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    about = {"data": data.name, "half": half, "seed": str(options.seed)}
+    regressor.save(out, about)
+    errors = mean_absolute_errors(Regressor.load(out), whole(data.test))  # judged as the file keeps it
+    regressor.save(out, about | {"test_mean_absolute_errors": json.dumps(errors), "test_n": str(len(data.test))})
+    found = ", ".join(f"{name} {error:.4g}" for name, error in errors.items())
+    say(f"wrote {out}: mean absolute errors on {len(data.test):,} test molecules: {found}")
+    return out
+
+
+def main() -> None:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        options = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Options), OmegaConf.from_cli()))
+        assert isinstance(options, Options)
+        command(options)
+    except (UserError, OmegaConfBaseException) as error:
+        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
