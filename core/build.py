@@ -64,6 +64,8 @@ def fill(config: DictConfig, facts: Mapping[str, object]) -> None:
 
     if OmegaConf.select(config, "network.num_classes") == 0 or OmegaConf.select(config, "network.conditions") == {}:
         facts = {**facts, "num_classes": 0, "classes": [], "conditions": {}}
+    if OmegaConf.select(config, "network.properties") == {}:
+        facts = {**facts, "properties": {}}
     for part in FILLED:
         for key in [key for key in config[part] if OmegaConf.is_missing(config[part], key)]:
             if key not in facts:

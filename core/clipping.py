@@ -14,7 +14,8 @@ class RecentClipping(pl.Callback):
     """The gradient's norm is held to 1.5 times the mean plus twice the standard deviation of the last `recent` norms.
 
     A norm that was held counts as what it was held to. Nothing is clipped until there are `recent` norms. They are part
-    of every checkpoint, so a resumed run clips as the one that was not interrupted.
+    of every checkpoint, so a resumed run clips as the one that was not interrupted. A norm that is not finite, as some
+    are in float16, whose scaler passes such steps over, clips nothing and does not count.
     """
 
     def __init__(self, recent: int) -> None:
@@ -32,8 +33,12 @@ class RecentClipping(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        norm = float(torch.nn.utils.clip_grad_norm_(pl_module.parameters(), self.bound))
-        self.norms = [*self.norms, min(norm, self.bound)][-self.recent :]
+        parameters, bound = list(pl_module.parameters()), self.bound
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if not math.isfinite(norm):
+            return
+        torch.nn.utils.clip_grads_with_norm_(parameters, bound, norm)
+        self.norms = [*self.norms, min(float(norm), bound)][-self.recent :]
 
     def state_dict(self) -> dict[str, Any]:
         return {"norms": self.norms}

@@ -153,9 +153,9 @@ class SizedOrder(StepOrder):
 def training_order(
     source: Source, batch_size: int, seed: int, first_step: int = 0, rank: int = 0, world: int = 1
 ) -> StepOrder:
-    """The order in which training visits the source: by size where its samples have different ones."""
+    """The order in which training visits the source: by size, where samples differ in it and fill a batch."""
     sizes = getattr(source, "sizes", None)
-    if sizes is None:
+    if sizes is None or len(sizes) < batch_size * world:
         return StepOrder(len(source), batch_size, seed, first_step, rank, world)
     return SizedOrder(sizes, batch_size, seed, first_step, rank, world)
 

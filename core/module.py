@@ -23,7 +23,7 @@ from core.random import Stream
 class Optimisation:
     """AdamW and its learning rate: a linear warm-up, flat until the share `flat` of all steps, cosine down to `final`.
 
-    lr: the peak. warmup: in steps. clip_norm: of the gradient, None for none. clip_recent: instead, by how many of its
+    lr: the peak. warmup: in steps. clip_norm: of the gradient, None for none. clip_recent: also, by how many of its
     last norms it is clipped, see `core.clipping`. ema_decay: the limit of the ramped average's decay, see `decay`.
     """
 

@@ -76,13 +76,13 @@ def write_samples(
     """
     begun, n, size = time.monotonic(), int(config.n), int(config.micro_batch)
     firsts = range(0, n, size)
+    template = model.template(n, plain(config.cond), held_out)  # before the folder is taken by a request that is wrong
     _begin(folder, request, share)
 
     def wanted(first: int) -> bool:
         return (first // size) % share.world == share.rank and not _part(folder, first).exists()
 
     todo = [first for first in firsts if wanted(first)]
-    template = model.template(n, plain(config.cond), held_out)
     stream = model.stream(template, config, seed=config.seed, micro_batch=size, wanted=wanted)
     with counting(console, "sampling", sum(min(size, n - first) for first in todo)) as count:
         for first, batch in zip(todo, stream, strict=True):

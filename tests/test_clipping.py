@@ -35,6 +35,15 @@ def test_a_norm_is_held_to_what_was_usual() -> None:
     assert module.norm_after(clipping, 0.5) == pytest.approx(0.5)
 
 
+def test_a_norm_that_overflowed_changes_nothing() -> None:
+    """Float16's scaler passes such a step over; the steps after it are clipped as if it had not been."""
+    module, clipping = Module(), RecentClipping(2)
+    for norm in (1.0, float("inf"), 1.0):
+        module.norm_after(clipping, norm)
+    assert clipping.norms == pytest.approx([1.0, 1.0])
+    assert module.norm_after(clipping, 50.0) == pytest.approx(1.5)
+
+
 def test_a_resumed_run_clips_alike(tmp_path: Path, cache: Path, no_plots: None) -> None:
     options = (
         "training.steps=6",

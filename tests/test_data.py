@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from core.cache import cache_dir
-from core.data import ArraySource, SizedOrder, StepOrder, train_loader, val_loader, whole
+from core.data import ArraySource, SizedOrder, StepOrder, train_loader, training_order, val_loader, whole
 
 
 def steps(count: int, **options: int) -> list[list[int]]:
@@ -95,6 +95,15 @@ def test_ranks_share_batches_of_one_size():
 def test_too_few_for_one_batch_of_one_size():
     with pytest.raises(ValueError, match="only 103 samples"):
         SizedOrder(SIZES, 104, 0)
+
+
+def test_a_source_with_sizes_is_ordered_by_them_where_it_fills_a_batch():
+    source = ArraySource(np.zeros((103, 1), dtype=np.float32))
+    assert type(training_order(source, 4, 0)) is StepOrder
+    source.sizes = SIZES
+    assert type(training_order(source, 4, 0)) is SizedOrder
+    assert type(training_order(source, 4, 0, world=26)) is StepOrder
+    assert list(islice(training_order(source, 4, 4), 9)) == sized(9)
 
 
 def test_no_data():

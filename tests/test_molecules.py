@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from runs import TINY, Outcome, assert_same_weights, compose, evaluate, sample
 
+import core
+from core.errors import UserError
 from core.fit import fit
 from core.output import read_arrays
 
@@ -71,6 +73,25 @@ def test_what_cannot_be_drawn(run: Path, tmp_path: Path, command, cond: str, mes
     assert outcome.code != 0
     assert message in " ".join(outcome.err.split())
     assert "Traceback" not in outcome.err
+
+
+def test_a_wrong_request_leaves_the_folder_to_a_right_one(run: Path, tmp_path: Path, command) -> None:
+    wanted = ("sample", f"checkpoint={run}", "n=1", "steps=2", f"out={tmp_path / 'out'}")
+    assert command(*wanted, "cond.formula=CXe4").code != 0
+    assert command(*wanted, "cond.formula=CH4").code == 0
+
+
+def test_other_elements_than_the_data_has(tmp_path: Path, cache: Path, command) -> None:
+    outcome = command("train", *SMALL, "codec.elements=[H,C]", f"out={tmp_path / 'run'}")
+    assert outcome.code != 0
+    assert "atoms have 5 element columns, but codec.elements=['H', 'C']" in " ".join(outcome.err.split())
+
+
+def test_a_network_without_properties_makes_a_model_without_them(tmp_path: Path, cache: Path, no_plots: None) -> None:
+    properties = ("data.properties=[gap]", "network.properties={}", "preview.n=0")
+    model = core.load(fit(compose("train", *SMALL, *properties, f"out={tmp_path / 'run'}")), device="cpu")
+    with pytest.raises(UserError, match="unknown condition gap"):
+        model.sample(n=1, steps=2, gap=5.0)
 
 
 def test_likelihood_in_nats(run: Path, tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core.batch import Batch
+from core.batch import Batch, is_full
 from core.codec import Codec
+from core.errors import UserError
 from modalities.molecules.elements import atomic_numbers, check
 
 ELEMENT_SCALE = 0.25  # of the one-hot elements beside positions in angstrom
@@ -33,13 +34,15 @@ class Atoms(Codec):
         self.charge = CHARGE_SCALE * torch.tensor(atomic_numbers(self.elements), dtype=torch.float32)
 
     def encode(self, batch: Batch) -> Batch:
-        mask = batch.mask
+        if batch.x.shape[-1] != 3 + len(self.elements):
+            raise UserError(f"atoms have {batch.x.shape[-1] - 3} element columns, but codec.elements={self.elements}")
+        mask = batch.mask.expand(*batch.x.shape[:2], 1)  # a mask without padding may be (B, 1, 1)
         positions, one_hot = batch.x[..., :3] * mask, batch.x[..., 3:] * mask
         centre = positions.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
         columns = [(positions - centre) * mask, self.scale * one_hot]
         if self.charges:
             columns.append(one_hot @ self.charge.to(one_hot)[:, None])
-        return batch.with_x(torch.cat(columns, dim=-1))
+        return Batch(torch.cat(columns, dim=-1), mask, batch.cond)
 
     def decode(self, batch: Batch) -> Batch:
         scores = batch.x[..., 3 : 3 + len(self.elements)]
@@ -57,6 +60,8 @@ class Atoms(Codec):
         return Batch(encoded.x * keep, encoded.mask, {**batch.cond, "keep": keep})
 
     def trim(self, batch: Batch) -> Batch:
+        if is_full(batch.mask):
+            return batch
         longest = int(batch.mask.sum(1).max())
         cond = {name: value[:, :longest] if name == "keep" else value for name, value in batch.cond.items()}
         return Batch(batch.x[:, :longest], batch.mask[:, :longest], cond)

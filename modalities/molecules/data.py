@@ -67,8 +67,8 @@ class MoleculeData:
     """A cached data set of molecules: the sources `train`, `val` and `test`.
 
     properties: which of the set's properties are conditions; [] for a model without them.
-    half:       "first" or "second": every other training molecule alone, for a generator and a judge of its properties
-                that have seen different molecules; None for all.
+    half:       "first" or "second": a random half of the training molecules alone, so that a generator and a judge of
+                properties have seen different ones; None for all.
     rotate:     whether training turns each molecule at random, for networks that are not equivariant.
 
     facts: `elements` (symbols), `features` (their number), `sizes` (how many training molecules have n atoms, by n),
@@ -103,7 +103,9 @@ class MoleculeData:
         def source(split: str) -> MoleculeSource:
             rows = np.load(cache / f"{split}.npy")
             if split == "train" and half is not None:
-                rows = rows[HALVES.index(half) :: 2]
+                # shuffled: every other row of an order that is stratified would be no random half
+                shuffled = np.random.default_rng(0).permutation(len(rows))
+                rows = rows[np.sort(shuffled[HALVES.index(half) :: 2])]
             cond = {key: value[rows] for key, value in values.items()}
             return MoleculeSource(positions, species, starts[rows], sizes[rows], cond, len(self.elements))
 

@@ -127,6 +127,8 @@ class Factored(nn.Module):
         vector_channels: int = 4,
     ) -> None:
         super().__init__()
+        if depth < 1 or radial < 2 or not scale > 0:
+            raise ValueError(f"{depth=}, {radial=}, {scale=}: must be at least 1, at least 2 and above 0")
         self.scale = scale
         self.context = Context(properties)
         self.operators = RadialOperators(radial)

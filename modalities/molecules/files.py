@@ -167,7 +167,8 @@ class Smiles(MoleculeFiles):
             lines = read_table(file, column) if table else read_list(file)
             return embed_all(lines, max_atoms, workers)
 
-        suffixes = (".csv", ".smi", ".txt")
+        # a folder's lists have no columns; a table is named by itself
+        suffixes = (".csv",) if table else (".smi", ".txt")
         super().__init__(path, suffixes, read, [column], False, max_atoms=max_atoms, **common)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from core.errors import UserError
 
-TERM = re.compile(r"([A-Z][a-z]?)(\d*)")
+TERM = re.compile(r"([A-Z][a-z]?)(\d{0,4})", re.ASCII)  # more of an element is no molecule to draw
 VALENCES = {"H": 1, "B": 3, "C": 4, "N": 3, "O": 2, "F": 1, "Si": 4, "P": 3, "S": 2, "Cl": 1, "Br": 1, "I": 1}
 HYPERVALENT = {"P", "S", "Cl", "Br", "I"}  # they may also bind 2, 4, ... atoms more
 

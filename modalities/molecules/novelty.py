@@ -34,7 +34,7 @@ def fingerprint(molecules: Molecules) -> Int64[Tensor, " b"]:
 def _scramble(x: Tensor) -> Tensor:
     """One to one on the 64-bit integers, which wrap around."""
     x = (x + 1) * _ODD
-    return (x ^ (x >> 31)) * _ODD
+    return (x ^ ((x >> 31) & 0x1FFFFFFFF)) * _ODD  # shifted without its sign
 
 
 def known_smiles(training: Batch, elements: Sequence[str], fingerprints: Int64[Tensor, " k"]) -> set[str]:

@@ -24,8 +24,9 @@ Parts = dict[str, Float[Tensor, "atoms components channels"]]  # representation 
 @lru_cache(maxsize=256)
 def _coefficients(l1: int, l2: int, l3: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(components of l3, components of l1 x those of l2), scaled to keep unit variance; made in float64."""
-    table = o3.wigner_3j(l1, l2, l3, dtype=torch.float64, device="cpu") * (2 * l3 + 1) ** 0.5
-    return table.flatten(0, 1).T.contiguous().to(device, dtype)
+    with torch.inference_mode(False):  # kept: training may need it after a validation
+        table = o3.wigner_3j(l1, l2, l3, dtype=torch.float64, device="cpu") * (2 * l3 + 1) ** 0.5
+        return table.flatten(0, 1).T.contiguous().to(device, dtype)
 
 
 def couple(pairs: Float[Tensor, "atoms first second channels"], l3: int) -> Float[Tensor, "atoms third channels"]:
