@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -61,6 +62,12 @@ class Modality:
             else:
                 chosen[name] = torch.tensor([_place(name, value, values) for value in each(name, cond[name], n)])
         return chosen
+
+    def holding(self, denoiser: Any, known: Batch, keep: Tensor) -> Any:
+        """A denoiser around `denoiser` whose samples have what is known, for a kind that knows a better way than
+        `core.editing.Known`. known: a template in diffusion coordinates, whose values are known where `keep` is 1.
+        """
+        return None
 
     def log_prior(self, batch: Batch) -> Float[Tensor, " b"]:
         """log-probability of what a template fixes of each sample, such as its size: a part of its likelihood."""

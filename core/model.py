@@ -77,7 +77,8 @@ class Model:
     ) -> Batch:
         """Decoded samples number `indices` of a request for the template, in one batch on the model's device.
 
-        Where the template has `cond["keep"]`, its values are known there, see `core.editing.Known`.
+        Where the template has `cond["keep"]`, its values are known there: they are kept as `Modality.holding` says, or
+        by `core.editing.Known`.
         """
         denoiser = guided(config, self.denoiser, self.codec).eval()
         sampler, times = build_sampler(config, self.denoiser)
@@ -86,7 +87,11 @@ class Model:
         cond = {name: value for name, value in known.cond.items() if name != "keep"}
         shape, constrain = Batch(known.x, known.mask, cond), None
         if "keep" in known.cond:
-            constrain = Known(denoiser, shape, known.cond["keep"], seed, indices.to(self.device))
+            keep = known.cond["keep"]
+            holding = self.modality.holding(denoiser, shape, keep)
+            if holding is None:
+                constrain = Known(denoiser, shape, keep, seed, indices.to(self.device))
+            denoiser = holding or denoiser
         x0 = sample(denoiser, sampler, shape, times, seed=seed, indices=indices, constrain=constrain, callback=callback)
         return self.codec.decode(Batch(padded(x0, template.x), template.mask, cond))
 

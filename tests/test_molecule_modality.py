@@ -137,3 +137,27 @@ def test_padding_changes_no_sample() -> None:
     together = sample(model, DDPM(), wide, times)
     alone = sample(model, DDPM(), small, times, indices=torch.tensor([0, 2]))
     torch.testing.assert_close(together[[0, 2], :7], alone, atol=1e-4, rtol=1e-4)
+
+
+def test_a_formula_is_sampled_exactly_and_padding_stays() -> None:
+    """Two formulas of different sizes in one batch: each sample has its own elements, whatever the network says."""
+    template = Atoms(ELEMENTS).template(modality().template(2, {"formula": ["CH4", "C2H6O"]}))
+    model = modality().holding(denoiser(), template, template.cond["keep"])
+    shape = Batch(template.x, template.mask)
+    x = sample(model, DDPM(), shape, Uniform(20)(model.schedule))
+    drawn = Atoms(ELEMENTS).decode(shape.with_x(x))
+    assert drawn.x[..., 3:].sum(1).tolist() == [[4, 1, 0, 0, 0], [6, 2, 0, 1, 0]]
+    assert not x[(template.mask == 0).expand_as(x)].any()
+
+
+def test_atoms_get_the_elements_that_fit_them_best() -> None:
+    from itertools import permutations
+
+    from modalities.molecules.composition import _assigned
+
+    torch.manual_seed(0)
+    rows = torch.eye(3)[[0, 0, 1, 2, 1]]
+    for _ in range(5):
+        found = torch.randn(5, 3)
+        best = min(((found - rows[list(order)]) ** 2).sum() for order in permutations(range(5)))
+        torch.testing.assert_close(((found - _assigned(found, rows)) ** 2).sum(), best)

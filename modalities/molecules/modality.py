@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from core import random
 from core.batch import Batch
@@ -45,8 +45,8 @@ class Molecules(Modality):
     def template(self, n: int, cond: Mapping[str, object] | None = None) -> Batch:
         """Molecules to draw, in data units.
 
-        cond: `n_atoms`, or `formula`, such as C7H10O2, whose atoms' elements are then known (`cond["keep"]`, see
-        `core.editing`); and a number for each property that is wanted. Each is one for all, or a list of n. Sizes that
+        cond: `n_atoms`, or `formula`, such as C7H10O2, whose elements are then known (`cond["keep"]`, see
+        `composition`); and a number for each property that is wanted. Each is one for all, or a list of n. Sizes that
         are not given are quantiles of those of training molecules, in increasing order, so that molecules that are
         drawn together are about equally large; in a random order where a property has a list of values.
         """
@@ -108,6 +108,11 @@ class Molecules(Modality):
             return self._size(atoms)
         except UserError as error:
             raise UserError(f"formula={formula} has {atoms} atoms: {error}") from None
+
+    def holding(self, denoiser: nn.Module, known: Batch, keep: Tensor) -> nn.Module:
+        from modalities.molecules.composition import Composed  # SciPy takes a second
+
+        return Composed(denoiser, known.x)
 
     def log_prior(self, batch: Batch) -> Float[Tensor, " b"]:
         """log p(N) of each molecule's number of atoms, by the training molecules'."""
