@@ -15,14 +15,19 @@ from core.reverse import Denoised
 
 POSITIONS = 3  # columns before the elements
 SETTLED = 0.0  # log-SNR from which on single atoms' elements can be told: sigma = alpha, in angstrom
+SPREAD = 0.06  # of an atom's element score, where nothing is known; in sums over atoms, errors partly cancel
+RESOLVED = 0.5  # angstrom: sigma / alpha at which half of that variance is left
 
 
 class Composed(Wrapper):
-    """x_0 with the elements of a formula, given to the atoms as they fit the network's x_0 best.
+    """x_0 led to the formula by a gradient, and its elements given to the atoms as they fit the network's x_0 best.
 
-    Early, while x_0 says nothing of single atoms yet, its elements are only moved to the formula's shares. Keeping the
-    elements of chosen atoms instead, with noise of their own (`core.editing.Known`), does not work: at the levels at
-    which bonds are laid, an element at a quarter of an angstrom's scale cannot be seen, so the molecule is built for
+    The number of atoms of each element is a linear measurement of x_0, so samples are guided as for any inverse problem
+    (Song et al. 2023, pseudoinverse guidance): x_0 + sigma^2 / alpha grad log N(counts; sum of the network's x_0, r^2),
+    through the network, which moves the positions too. r^2 is what the sum is unsure by: n SPREAD^2 at high noise.
+
+    Keeping the elements of chosen atoms instead, with noise of their own (`core.editing.Known`), does not work: at the
+    levels at which bonds are laid an element cannot be seen at its scale of a quarter, so the molecule is built for
     others.
 
     rows: (B, N, 3 + F), the elements that are known in diffusion coordinates, of atoms in any order.
@@ -35,21 +40,28 @@ class Composed(Wrapper):
     def forward(
         self, x_t: Float[Tensor, "b n c"], t: Float[Tensor, " b"], mask: Float[Tensor, "b n 1"], cond: Cond
     ) -> Denoised:
-        denoised = self.denoiser(x_t, t, mask, cond)
-        found, rows = denoised.x0[..., POSITIONS:], self.rows.to(denoised.x0)
-        if float(self.schedule.log_snr(t[:1])) < SETTLED:
-            elements = found + (rows - found).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
-        else:
-            elements = torch.stack([_assigned(*pair) for pair in zip(found, rows, strict=True)])
-        x0 = torch.cat([denoised.x0[..., :POSITIONS], elements * mask], dim=-1)
+        rows, log_snr = self.rows.to(x_t), self.schedule.log_snr(t[:1])
+        alpha, sigma = self.schedule.alpha_sigma(log_snr)
+        with torch.enable_grad():
+            x = x_t.detach().requires_grad_()
+            denoised = self.denoiser(x, t, mask, cond)
+            (slope,) = torch.autograd.grad(self._log_likelihood(denoised.x0, rows, mask, sigma / alpha), x)
+        x0 = self.space.project(denoised.x0.detach() + sigma**2 / alpha * slope, mask)
+        if float(log_snr) >= SETTLED:
+            elements = torch.stack([_assigned(*pair) for pair in zip(x0[..., POSITIONS:], rows, strict=True)])
+            x0 = torch.cat([x0[..., :POSITIONS], elements], dim=-1)
         return replace(denoised, x0=x0)
+
+    @staticmethod
+    def _log_likelihood(x0: Tensor, rows: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
+        """log p(counts | x_t) of all samples together, up to a constant; noise: sigma / alpha."""
+        missed = rows.sum(1) - x0[..., POSITIONS:].sum(1)
+        variance = SPREAD**2 * mask.sum(1) * noise**2 / (noise**2 + RESOLVED**2)
+        return -(missed**2 / (2 * variance + 1e-6)).sum()
 
 
 def _assigned(found: Float[Tensor, "n f"], rows: Float[Tensor, "n f"]) -> Float[Tensor, "n f"]:
-    """The rows in the order that is nearest to what was found. Padding, zero in both, counts as one more element."""
-    padding = (rows == 0).all(1)
-    cost = -(found @ rows.T)
-    # a padded atom takes a padded row: both come last, and equally many
-    n = int((~padding).sum())
-    _, places = linear_sum_assignment(cost[:n, :n].double().cpu().numpy())
+    """The rows in the order that is nearest to what was found. Padding comes last in both, and stays."""
+    n = int((rows != 0).any(1).sum())
+    _, places = linear_sum_assignment(-(found[:n] @ rows[:n].T).double().cpu().numpy())
     return torch.cat([rows[torch.as_tensor(places, device=rows.device)], rows[n:]])
