@@ -21,7 +21,7 @@ from modalities.molecules.elements import numbers
 
 pytest.importorskip("rdkit")
 
-from rdkit import Chem
+from rdkit import Chem, rdBase
 from rdkit.Chem import rdDepictor, rdDistGeom
 
 from modalities.molecules import qm9
@@ -170,6 +170,24 @@ def test_partly_bare_and_aromatic_molecules_are_completed() -> None:
         [(_, found)] = read_sdf(sdf(some).splitlines(keepends=True))
         assert isinstance(found, Record), found
         assert len(found.numbers) == mol.GetNumAtoms()
+
+
+@pytest.mark.parametrize("silenced", ["log", "logger", "level"])
+def test_rdkit_says_why_whoever_has_silenced_it(
+    silenced: str, molecules: list[Chem.Mol], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger, wrong = logging.getLogger("rdkit"), sdf(molecules[1]).replace(" C  ", " Zz ", 1)
+    if silenced == "log":
+        rdBase.DisableLog("rdApp.error")
+    elif silenced == "logger":
+        monkeypatch.setattr(logger, "disabled", True)
+    else:
+        monkeypatch.setattr(logger, "level", logging.CRITICAL)
+    try:
+        assert reason_of(wrong) == "Element 'Zz' not found"
+        assert ("rdApp.error:disabled" in rdBase.LogStatus()) == (silenced == "log"), "it is left as it was"
+    finally:
+        rdBase.EnableLog("rdApp.error")
 
 
 def test_records_that_cannot_be_used_say_why(molecules: list[Chem.Mol]) -> None:

@@ -26,6 +26,7 @@ LARGEST = float(np.finfo(np.float32).max)
 PAIR = re.compile(r'([A-Za-z_][\w.-]*)=("[^"]*"|\S+)')  # in the comment of an XYZ frame
 COLUMNS = "species:S:1:pos:R:3"  # of extended XYZ, that a frame must begin with
 TO_SHOW = 40  # characters of a wrong line
+ERRORS = "rdApp.error"  # RDKit's name of this log
 
 
 @dataclass(frozen=True)
@@ -227,10 +228,19 @@ def rdkit_errors() -> Iterator[list[str]]:
         return False
 
     logger = logging.getLogger("rdkit")
+    silent = f"{ERRORS}:disabled" in rdBase.LogStatus()  # other packages switch it off
+    level, disabled = logger.level, logger.disabled  # and so does what configures logging anew
+    logger.setLevel(logging.DEBUG)
+    logger.disabled = False
+    rdBase.EnableLog(ERRORS)
     rdBase.LogToPythonLogger()
     logger.addFilter(keep)
     try:
         yield said
     finally:
         logger.removeFilter(keep)
+        logger.setLevel(level)
+        logger.disabled = disabled
         rdBase.LogToCppStreams()
+        if silent:
+            rdBase.DisableLog(ERRORS)
