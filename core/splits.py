@@ -7,8 +7,16 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Int64
 
+from core.errors import UserError
+
 SPLITS = ("train", "val", "test")
 SPLIT_SEED = 0  # one split for ever: a figure is comparable only with figures on the same held-out data
+
+
+def check_shares(val: float, test: float) -> None:
+    """UserError unless each of the three splits has a share of the data."""
+    if not (val > 0 and test > 0 and val + test < 1):
+        raise UserError(f"data.val={val} and data.test={test}: must be shares above 0 whose sum is below 1")
 
 
 def stratified_split(

@@ -20,7 +20,7 @@ from core.cache import building
 from core.data import whole
 from core.errors import UserError
 from core.pulse import Pulse
-from core.splits import stratified_split
+from core.splits import SPLITS
 from modalities.image import folder, mnist, pictures
 from modalities.image import modality as image_modality
 from modalities.image.artefacts import read_pngs, save_gif, save_grid, save_strip, write_pngs
@@ -28,8 +28,6 @@ from modalities.image.codec import Pixels
 from modalities.image.folder import ImageFolder
 from modalities.image.mnist import Mnist5k
 from modalities.image.torchvision_sets import TorchvisionImages
-
-SPLITS = ("train", "val", "test")
 
 
 @pytest.fixture(autouse=True)
@@ -45,30 +43,6 @@ def fail(*_: object, **__: object) -> None:
 
 def noise(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-# Splits
-
-
-@pytest.mark.parametrize("counts", [[50] * 10, [3, 200, 41, 7], [97]])
-def test_splits_are_disjoint_complete_and_stratified(counts: list[int]) -> None:
-    labels = np.repeat(np.arange(len(counts)), counts)
-    rows = stratified_split(labels, {"val": 0.1, "test": 0.2})
-    assert sorted(np.concatenate(list(rows.values()))) == list(range(len(labels)))
-    for split, share in {"val": 0.1, "test": 0.2, "train": 0.7}.items():
-        of_class = np.bincount(labels[rows[split]], minlength=len(counts))
-        assert np.abs(of_class - share * np.array(counts)).max() <= 1
-    again = stratified_split(labels, {"val": 0.1, "test": 0.2})
-    assert all((rows[split] == again[split]).all() for split in SPLITS)
-    assert not np.array_equal(stratified_split(labels, {"val": 0.1}, seed=1)["val"], rows["val"])
-
-
-def test_every_prefix_of_a_split_is_stratified() -> None:
-    counts = np.array([30, 60, 10])
-    labels = np.repeat(np.arange(3), counts)
-    order = labels[stratified_split(labels, {})["train"]]
-    for n in range(1, 101):
-        assert np.abs(np.bincount(order[:n], minlength=3) - n * counts / 100).max() <= 1.5
 
 
 def test_mnist5k_is_parsed_once_and_holds_every_digit_in_one_split(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -338,7 +338,6 @@ def test_elements_and_sizes_can_be_chosen(tmp_path: Path, molecules: list[Chem.M
     data = Xyz(path, elements=["C", "H", "O", "F"], max_atoms=11, **THIRDS)
     assert_holds(data, [molecules[i] for i in (0, 1, 2, 4)])
     assert data.facts["elements"] == ["C", "H", "O", "F"]
-    assert data.facts["features"] == 4
     assert data.skipped == [
         "a.xyz record 4: 14 atoms, more than data.max_atoms=11",
         "a.xyz record 6: 12 atoms, more than data.max_atoms=11",
@@ -392,9 +391,8 @@ def test_nothing_to_read_is_said_in_one_line(tmp_path: Path, molecules: list[Che
     (tmp_path / "folder" / "a.gz").write_bytes(b"")
     with pytest.raises(UserError, match="holds no files of molecules"):
         Sdf(str(tmp_path / "folder"))
-    for shares in ({"val": 0}, {"test": 1}, {"val": 0.6, "test": 0.4}):
-        with pytest.raises(UserError, match="shares above 0 whose sum is below 1"):
-            Sdf(str(tmp_path / "few.sdf"), **shares)
+    with pytest.raises(UserError, match=r"data.val=0.6 and data.test=0.4"):
+        Sdf(str(tmp_path / "few.sdf"), val=0.6, test=0.4)
 
 
 # SMILES

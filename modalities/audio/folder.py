@@ -9,9 +9,8 @@ from jaxtyping import Int64
 
 from core.cache import cache_dir
 from core.cli import say
-from core.errors import UserError
 from core.folders import class_folders, fingerprint, report_skipped
-from core.splits import SPLIT_SEED, stratified_split
+from core.splits import SPLIT_SEED, check_shares, stratified_split
 from modalities.audio.clips import Reader, first_rate, sound_files
 from modalities.audio.data import MULTIPLE, AudioData, build, check_multiple
 
@@ -67,9 +66,3 @@ class AudioFolder(AudioData):
             build(cache, list(map(str, files)), files, reader, conditions, {"label": y}, divide)
         super().__init__(root.name, cache, multiple, silence)
         report_skipped(self.skipped, strict)
-
-
-def check_shares(val: float, test: float) -> None:
-    """UserError unless something is left for training."""
-    if not (val > 0 and test > 0 and val + test < 1):
-        raise UserError(f"data.val={val} and data.test={test}: shares above 0 whose sum is below 1")

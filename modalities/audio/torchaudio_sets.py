@@ -15,10 +15,9 @@ from core.cache import cache_dir
 from core.cli import say
 from core.errors import UserError
 from core.folders import report_skipped
-from core.splits import stratified_split
+from core.splits import check_shares, stratified_split
 from modalities.audio.clips import Reader, sound_files
 from modalities.audio.data import MULTIPLE, AudioData, build, check_multiple
-from modalities.audio.folder import check_shares
 
 CACHE_VERSION = 1  # a new one whenever the reading, the split or the layout changes
 SUBSETS = {"train": "training", "val": "validation", "test": "testing"}  # of Speech Commands, its own

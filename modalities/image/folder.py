@@ -8,9 +8,8 @@ import numpy as np
 
 from core.cache import building, cache_dir
 from core.cli import say
-from core.errors import UserError
 from core.folders import class_folders, fingerprint, report_skipped
-from core.splits import SPLIT_SEED, stratified_split
+from core.splits import SPLIT_SEED, check_shares, stratified_split
 from modalities.image.data import ImageData, write_about, write_splits
 from modalities.image.pictures import check_shape, decode_all, pictures_in
 
@@ -44,8 +43,7 @@ class ImageFolder(ImageData):
         strict: bool = False,
     ) -> None:
         check_shape(size, channels)
-        if not (val > 0 and test > 0 and val + test < 1):
-            raise UserError(f"data.val={val} and data.test={test}: shares above 0 whose sum is below 1")
+        check_shares(val, test)
         root = Path(path).expanduser().resolve()
         files = pictures_in(root)
         classes, y = class_folders(root, files, "pictures") if labels else ([], np.zeros(len(files), dtype=np.int64))

@@ -20,7 +20,7 @@ from core.cli import say
 from core.errors import UserError
 from core.folders import files_in, fingerprint, report_skipped
 from core.pulse import Pulse
-from core.splits import SPLIT_SEED, stratified_split
+from core.splits import SPLIT_SEED, check_shares, stratified_split
 from modalities.molecules.data import MoleculeData, write_cache
 from modalities.molecules.elements import atomic_numbers, check, symbol_of
 from modalities.molecules.embedding import embed_all, read_list, read_table
@@ -101,8 +101,7 @@ class MoleculeFiles(MoleculeData):
         half: str | None = None,
         rotate: bool = False,
     ) -> None:
-        if not (val > 0 and test > 0 and val + test < 1):
-            raise UserError(f"data.val={val} and data.test={test}: shares above 0 whose sum is below 1")
+        check_shares(val, test)
         wanted = Wanted(tuple(properties), None if elements is None else tuple(elements), max_atoms)
         root = Path(path).expanduser().resolve()
         files = find(root, suffixes)
