@@ -15,9 +15,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.audio_speed import ROUTES, STEPS, diffwave
-from benchmarks.common import Run, chosen, command, compose, count
+from benchmarks.common import Run, chosen, compose, count
 from benchmarks.contenders import Polydiffusion
 from benchmarks.equal_time import Budget, Entry, Figures, compare
+from core.cli import with_options
 from core.module import Optimisation
 
 CONTENDERS: dict[str, list[str]] = {  # overrides of modality=audio
@@ -64,4 +65,4 @@ def main(options: Options) -> dict[str, Figures]:
 
 
 if __name__ == "__main__":
-    command(Options, main)
+    with_options(Options, main)

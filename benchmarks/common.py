@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from core.batch import Batch
 from core.build import build_denoiser, fill, fitted_codec, part
 from core.codec import Codec
 from core.data import Data
 from core.denoiser import Denoiser
+from core.descent import Update
 from core.errors import UserError
 from core.module import Optimisation
 from core.objective import Objective
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-Options = TypeVar("Options")
-
-
-def command(kind: type[Options], work: Callable[[Options], object]) -> None:
-    """Calls `work` with the command line's key=value pairs as the dataclass `kind`; a mistake is one line, code 2."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        options = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.from_cli()))
-        work(options)  # type: ignore[arg-type]
-    except (UserError, OmegaConfBaseException) as error:
-        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
-        sys.exit(2)
 
 
 def chosen(text: str, allowed: Mapping[str, object] | list[str], key: str) -> list[str]:
@@ -79,42 +63,6 @@ class Run:
         fill(config, data.facts)
         codec = fitted_codec(config, data.train)
         return cls(config, data, codec, build_denoiser(config, codec))
-
-
-class Descent:
-    """AdamW with clipped gradients, called with a loss.
-
-    total: steps of the learning rate's schedule; None holds it at its peak after the warm-up.
-    """
-
-    def __init__(self, model: nn.Module, optimisation: Optimisation, total: int | None = None) -> None:
-        self.optimisation, self.total, self.steps = optimisation, total, 0
-        self._parameters, self._optimizer = list(model.parameters()), optimisation.optimizer(model)
-
-    def __call__(self, loss: Tensor) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.optimisation.lr * self.optimisation.factor(self.steps, self.total)
-        self._optimizer.zero_grad()
-        loss.backward()
-        if self.optimisation.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._parameters, self.optimisation.clip_norm)
-        self._optimizer.step()
-        self.steps += 1
-
-
-class Update(Descent):
-    """The same, and the ramped average of the weights: `average` is a copy of the model that holds it."""
-
-    def __init__(self, model: nn.Module, optimisation: Optimisation, total: int | None = None) -> None:
-        super().__init__(model, optimisation, total)
-        self.average = copy.deepcopy(model).requires_grad_(False)
-        self._averaged = list(self.average.parameters())
-
-    def __call__(self, loss: Tensor) -> None:
-        decay = self.optimisation.decay(self.steps)
-        super().__call__(loss)
-        with torch.no_grad():
-            torch._foreach_lerp_(self._averaged, self._parameters, 1 - decay)
 
 
 def training_step(

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 
 import core
-from benchmarks.common import chosen, command, compose, machine
+from benchmarks.common import chosen, compose, machine
 from benchmarks.report import Section, html
 from core.batch import Batch, concatenate
 from core.build import part
+from core.cli import with_options
 from core.data import whole
 from core.fit import fit
 from core.model import Model
@@ -104,4 +105,4 @@ def _draw(model: Model, sampler: str, name: str, options: Options) -> Iterator[t
 
 
 if __name__ == "__main__":
-    command(Options, main)
+    with_options(Options, main)

@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.common import Run, Update, count, machine
+from benchmarks.common import Run, count, machine
 from benchmarks.contenders import Contender
 from core.batch import Batch, concatenate, padded
 from core.build import build_modality
 from core.codec import Codec
 from core.data import Source, train_loader, training_order, whole
+from core.descent import Update
 from core.errors import UserError
 from core.module import Optimisation
 from core.runs import Reporter, write_json

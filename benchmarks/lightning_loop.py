@@ -13,11 +13,12 @@ import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks.common import Run, Task, Update, timed
+from benchmarks.common import Run, Task, timed
 from core import fit
 from core.batch import Batch
 from core.build import build_modality, part
 from core.data import StepOrder, train_loader
+from core.descent import Update
 from core.model import Model
 from core.module import Optimisation
 from core.objective import Objective

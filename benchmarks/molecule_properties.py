@@ -25,11 +25,12 @@ from jaxtyping import Bool, Float, Int64
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from benchmarks.common import command, machine
+from benchmarks.common import machine
 from benchmarks.equal_time import Figures
 from core import checkpoint
 from core.batch import Batch
 from core.build import part
+from core.cli import with_options
 from core.data import whole
 from core.errors import UserError
 from core.model import Model, load
@@ -242,4 +243,4 @@ def _panel(axes: Axes, one: Judged, name: str, ends: Sequence[float]) -> None:
 
 
 if __name__ == "__main__":
-    command(Options, main)
+    with_options(Options, main)

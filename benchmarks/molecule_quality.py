@@ -13,11 +13,12 @@ from functools import partial
 from pathlib import Path
 from statistics import fmean
 
-from benchmarks.common import Run, chosen, command, compose
+from benchmarks.common import Run, chosen, compose
 from benchmarks.contenders import Polydiffusion
 from benchmarks.equal_time import Budget, Entry, Figures, compare
 from core.batch import Batch
 from core.build import part
+from core.cli import with_options
 from core.module import Optimisation
 from core.runs import Reporter, write_json
 
@@ -75,4 +76,4 @@ def _enter(overrides: list[str], base: Run, name: str) -> Entry:
 
 
 if __name__ == "__main__":
-    command(Options, main)
+    with_options(Options, main)

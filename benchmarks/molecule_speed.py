@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.common import Comparison, Run, Task, Update, count, race, timed
+from benchmarks.common import Comparison, Run, Task, count, race, timed
 from core.batch import Batch
 from core.build import part
 from core.denoiser import Denoiser
+from core.descent import Update
 from core.module import Optimisation
 from core.objective import Objective
 from modalities.molecules.egnn import EdgeNetwork, Egnn, Layer

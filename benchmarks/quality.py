@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.common import Run, chosen, command
+from benchmarks.common import Run, chosen
 from benchmarks.contenders import CONTENDERS, contender
 from benchmarks.equal_time import Budget, Entry, Figures, compare
+from core.cli import with_options
 from core.module import Optimisation
 
 
@@ -46,4 +47,4 @@ def main(options: Options) -> dict[str, Figures]:
 
 
 if __name__ == "__main__":
-    command(Options, main)
+    with_options(Options, main)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.common import Run, command, machine
+from benchmarks.common import Run, machine
 from core.batch import Batch
 from core.build import build_modality
+from core.cli import with_options
 from core.codec import Codec
 from core.data import whole
 from core.runs import Reporter, write_json
@@ -68,4 +69,4 @@ def through(codec: Codec, clips: Batch) -> Batch:
 
 
 if __name__ == "__main__":
-    command(Options, main)
+    with_options(Options, main)

@@ -25,25 +25,15 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks.audio_speed import waveform_steps
-from benchmarks.common import (
-    Comparison,
-    Descent,
-    Run,
-    Task,
-    chosen,
-    command,
-    count,
-    machine,
-    race,
-    timed,
-    training_step,
-)
+from benchmarks.common import Comparison, Run, Task, chosen, count, machine, race, timed, training_step
 from benchmarks.lightning_loop import lightning_against_bare
 from benchmarks.molecule_speed import molecule_steps
 from benchmarks.peers import STEPS, Peer, installed
 from core.batch import Batch
 from core.build import part
+from core.cli import with_options
 from core.denoiser import Denoiser
+from core.descent import Descent
 from core.guidance import Clipped
 from core.levels import Discrete
 from core.module import Optimisation
@@ -250,4 +240,4 @@ def _picture(path: Path, comparisons: list[Comparison]) -> None:
 
 
 if __name__ == "__main__":
-    command(Options, main)
+    with_options(Options, main)

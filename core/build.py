@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 FIT_SAMPLES = 2048  # training samples that a codec may look at
-FILLED = ("modality", "network", "codec", "prediction", "weighting")  # the parts whose `???` the data's facts may fill
+FILLED = ("codec", "modality", "network", "prediction", "weighting")  # the parts whose `???` facts may fill, in order
 # What each part must be: a config from elsewhere is to build no object that writes or downloads in a network's place.
 KINDS: Mapping[str, type] = {
     "data": Data,
@@ -55,7 +55,7 @@ CHOICES = {
 
 
 def fill(config: DictConfig, facts: Mapping[str, object]) -> None:
-    """Fills the `???` of the config's parts with the data's facts of the same name, in place.
+    """Fills the `???` of the config's parts with the facts of the same name, the data's or else its codec's, in place.
 
     After this the config describes the model without the data. A network of no classes makes a model without labels,
     whatever the data has. UserError names a key that no fact fills.
@@ -68,6 +68,8 @@ def fill(config: DictConfig, facts: Mapping[str, object]) -> None:
         facts = {**facts, "properties": {}}
     for part in FILLED:
         for key in [key for key in config[part] if OmegaConf.is_missing(config[part], key)]:
+            if key not in facts and part != "codec":
+                facts = {**build_codec(config).facts(facts), **facts}
             if key not in facts:
                 raise UserError(f"{part}.{key} is not set; the data can fill only: {', '.join(facts)}")
             config[part][key] = facts[key]

@@ -7,12 +7,14 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.errors import UserError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+Options = TypeVar("Options")
 
 # parts of a config whose keys depend on what is loaded: `cond.label=3` needs no `+` before it
 OPEN = ("cond", "guidance", "clip", "sampler", "times")
@@ -107,3 +109,18 @@ def _unknown_key(key: str, command: str) -> str:
     close = difflib.get_close_matches(last, known, 1)
     hint = f"did you mean {'.'.join([*parents, close[0]])}? " if close else ""
     return f"unknown key {key}: {hint}{'.'.join(parents) or command} has {', '.join(known)}"
+
+
+def with_options(kind: type[Options], work: Callable[[Options], object]) -> None:
+    """For commands beside those of `core`, which need no config: calls `work` with the command line's key=value pairs
+    as the dataclass `kind`. A mistake is printed in one line, with exit code 2.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        options: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.from_cli()))
+        work(options)
+    except (UserError, OmegaConfBaseException) as error:
+        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+        sys.exit(2)

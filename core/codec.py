@@ -42,6 +42,13 @@ class Codec:
         encoded = self.encode(batch)
         return encoded.with_x(torch.zeros_like(encoded.x))
 
+    def facts(self, data: Mapping[str, object]) -> Mapping[str, object]:
+        """What follows from the data's facts in diffusion coordinates, such as the number or the scale of columns.
+
+        It fills, as those do, the `???` of networks, predictions and weightings by name.
+        """
+        return {}
+
     def trim(self, batch: Batch) -> Batch:
         """The same samples in diffusion coordinates, with no more padding at the end of each axis than they need."""
         return batch

@@ -61,7 +61,7 @@ MOLECULES = {
     "network/egnn": [],
     "network/e3nn": ["network.irreps=8x0e+4x1o", "network.sent=4x0e+4x1o", "network.products=4"],
     "network/transformer": ["network.heads=2", "data.rotate=true"],
-    "codec/atoms": ["codec.charges=true", "network.features=6", "prediction=velocity", "weighting=network"],
+    "codec/atoms": ["codec.charges=true"],
     "weighting/columns": [],
     "schedule/cosine_for_molecules": [],
     "prediction/karras_by_column": [],

@@ -83,6 +83,19 @@ def test_padding_has_no_part_in_the_likelihood() -> None:
     torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("options", [{}, {"scale": 0.5}, {"charges": True}])
+def test_other_parts_are_told_its_columns(options: dict[str, object]) -> None:
+    """Their number, and their standard deviations where all elements are as frequent and positions have unit ones."""
+    torch.manual_seed(0)
+    one_hot = torch.eye(3)[torch.arange(3000) % 3].reshape(100, 30, 3)
+    codec = Atoms(ELEMENTS, **options)
+    z = codec.encode(Batch(torch.cat([torch.randn(100, 30, 3), one_hot], -1), torch.ones(100, 30, 1))).x
+    facts = codec.facts({"scale": 1.0})
+    assert z.shape[-1] == 3 + facts["features"] == len(facts["sigma_data"]) == len(facts["factors"])
+    rms = z.square().mean((0, 1)).sqrt()
+    torch.testing.assert_close(rms, torch.tensor(facts["sigma_data"]), atol=0.02, rtol=0.02)
+
+
 def test_trimming_cuts_what_is_padding_in_all() -> None:
     batch, codec = molecules((2, 3)), Atoms(ELEMENTS)
     wide = Batch(torch.cat([batch.x, torch.zeros(2, 4, 6)], 1), torch.cat([batch.mask, torch.zeros(2, 4, 1)], 1))

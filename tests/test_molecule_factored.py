@@ -6,7 +6,8 @@ import pytest
 import torch
 from molecule_laws import DTYPES, EQUIVARIANCE, FEATURES, LAWS, PROPERTIES, Law
 
-from modalities.molecules.factored import SOFTENING, Factored, Layer, RadialOperators
+from modalities.molecules.factored import SOFTENING, Factored, Layer, radial_operators
+from modalities.molecules.radial import FIRST, LAST
 
 
 def small() -> Factored:
@@ -22,12 +23,12 @@ def test_law(law: Law, dtype: torch.dtype) -> None:
 def test_messages_are_sums_over_the_other_atoms() -> None:
     torch.manual_seed(0)
     k, s, c, n = 5, 3, 2, 4
-    layer, operators = Layer(8, 6, k, s, c).double(), RadialOperators(k).double()
+    layer = Layer(8, 6, k, s, c).double()
     positions, mask = torch.randn(1, n, 3).double(), torch.ones(1, n, 1).double()
     h, v = torch.randn(1, n, 8).double(), torch.randn(1, n, 3, 6).double()
-    heard, pointed, passed = layer._messages(h, v, operators(positions, mask), positions)
+    heard, pointed, passed = layer._messages(h, v, radial_operators(positions, mask, k), positions)
     sent, transported = layer.send(h).reshape(n, k, s + c), layer.transport(v).reshape(n, 3, k, c)
-    centres = operators.centres.flatten()
+    centres, width = torch.linspace(FIRST, LAST, k, dtype=torch.float64), (LAST - FIRST) / (k - 1)
     for i in range(n):
         a, w, t = (torch.zeros(*shape).double() for shape in ((k, s), (3, k, c), (3, k, c)))
         for j in range(n):
@@ -35,7 +36,7 @@ def test_messages_are_sums_over_the_other_atoms() -> None:
                 continue
             apart = positions[0, i] - positions[0, j]
             d = apart.norm()
-            g = torch.exp(-0.5 * ((d.sqrt() - centres) / operators.width) ** 2)
+            g = torch.exp(-0.5 * ((d.sqrt() - centres) / width) ** 2)
             g = g * (centres**2 + SOFTENING) / (d + SOFTENING)
             a += g[:, None] * sent[j, :, :s]
             w += apart[:, None, None] * (g[:, None] * sent[j, :, s:])

@@ -20,6 +20,7 @@ pytest.importorskip("rdkit")
 from benchmarks import molecule_properties
 from benchmarks.molecule_properties import Options, by_size, judge, shuffled
 from core.build import part
+from core.cli import with_options
 from core.data import whole
 from core.errors import UserError
 from core.fit import fit
@@ -144,7 +145,7 @@ def test_predictions_do_not_depend_on_how_many_there_are(data: Xyz, regressor: R
 def test_a_file_holds_all_of_it(data: Xyz, regressor: Regressor, file: Path, tmp_path: Path) -> None:
     loaded, test = Regressor.load(file), whole(data.test)
     assert loaded.metadata["half"] == "first"
-    assert (loaded.elements, loaded.properties, loaded.sizes) == (data.elements, regressor.properties, SMALL)
+    assert loaded.settings == {"elements": data.elements, "properties": regressor.properties, **SMALL}
     for name, values in regressor.predict(test).items():
         torch.testing.assert_close(loaded.predict(test)[name], values, atol=0.01 * float(values.std()), rtol=0)
     loaded.save(tmp_path / "again.safetensors", {})
@@ -174,7 +175,7 @@ def test_the_command_trains_and_measures(
     toys = f"overrides=data=xyz data.path={path} data.test=0.25"
     arguments = ["property=gap,twice", "minutes=0.001", "half=second", "batch_size=999", f"out={out}", toys]
     monkeypatch.setattr("sys.argv", ["regressor", *arguments])
-    module.main()
+    with_options(module.Options, module.command)
     with safe_open(out, framework="pt") as opened:
         about = opened.metadata()
     errors = mean_absolute_errors(
@@ -199,7 +200,7 @@ def test_mistakes_are_one_line(
 ) -> None:
     monkeypatch.setattr("sys.argv", ["regressor", f"overrides=data=xyz data.path={path}", argument])
     with pytest.raises(SystemExit) as end:
-        module.main()
+        with_options(module.Options, module.command)
     (line,) = capsys.readouterr().err.splitlines()
     assert end.value.code == 2
     assert re.search(message, line)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -12,8 +12,10 @@ from core.batch import Batch, is_full
 from core.codec import Codec
 from core.errors import UserError
 from modalities.molecules.elements import atomic_numbers, check
+from modalities.molecules.inputs import POSITIONS, centred
 
 ELEMENT_SCALE = 0.25  # of the one-hot elements beside positions in angstrom
+POSITION_FACTOR = 3.0  # of positions in the loss, beside 1 of the features
 CHARGE_SCALE = 0.1  # of atomic numbers: Hoogeboom et al. 2022, section 4
 
 
@@ -33,13 +35,24 @@ class Atoms(Codec):
         self.elements, self.scale, self.charges = check(elements), scale, charges
         self.charge = CHARGE_SCALE * torch.tensor(atomic_numbers(self.elements), dtype=torch.float32)
 
+    def facts(self, data: Mapping[str, object]) -> Mapping[str, object]:
+        """`features`: columns after the positions. `sigma_data`: each column's standard deviation, as if all elements
+        were as frequent. `factors`: of each column in the loss. data: has `scale`, of positions.
+        """
+        spread, many = [data["scale"]] * POSITIONS, len(self.elements)
+        scales = [self.scale / many**0.5] * many + [float(self.charge.square().mean().sqrt())] * self.charges
+        return {
+            "features": len(scales),
+            "sigma_data": spread + [round(scale, 3) for scale in scales],
+            "factors": [POSITION_FACTOR] * POSITIONS + [1.0] * len(scales),
+        }
+
     def encode(self, batch: Batch) -> Batch:
         if batch.x.shape[-1] != 3 + len(self.elements):
             raise UserError(f"atoms have {batch.x.shape[-1] - 3} element columns, but codec.elements={self.elements}")
         mask = batch.mask.expand(*batch.x.shape[:2], 1)  # a mask without padding may be (B, 1, 1)
-        positions, one_hot = batch.x[..., :3] * mask, batch.x[..., 3:] * mask
-        centre = positions.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
-        columns = [(positions - centre) * mask, self.scale * one_hot]
+        one_hot = batch.x[..., 3:] * mask
+        columns = [centred(batch.x[..., :3], mask), self.scale * one_hot]
         if self.charges:
             columns.append(one_hot @ self.charge.to(one_hot)[:, None])
         return Batch(torch.cat(columns, dim=-1), mask, batch.cond)

@@ -12,8 +12,8 @@ from torch import Tensor
 from core.denoiser import BaseDenoiser, Cond
 from core.guidance import Wrapper
 from core.reverse import Denoised
+from modalities.molecules.inputs import POSITIONS
 
-POSITIONS = 3  # columns before the elements
 SETTLED = 0.0  # log-SNR from which on single atoms' elements can be told: sigma = alpha, in angstrom
 SPREAD = 0.06  # of an atom's element score, where nothing is known; in sums over atoms, errors partly cancel
 RESOLVED = 0.5  # angstrom: sigma / alpha at which half of that variance is left

@@ -20,10 +20,8 @@ from core.batch import Batch
 from core.errors import UserError
 from core.folders import describe_skipped
 from core.splits import SPLITS
-from modalities.molecules.codec import ELEMENT_SCALE
 from modalities.molecules.elements import check
 
-POSITION_FACTOR = 3.0  # of the positions in the loss, beside 1 of the elements
 HALVES = ("first", "second")
 
 
@@ -71,10 +69,8 @@ class MoleculeData:
                 properties have seen different ones; None for all.
     rotate:     whether training turns each molecule at random, for networks that are not equivariant.
 
-    facts: `elements` (symbols), `features` (their number), `sizes` (how many training molecules have n atoms, by n),
-           `scale` (the standard deviation of centred positions, in angstrom), `sigma_data` (that of each column in
-           diffusion coordinates), `factors` (of each column in the loss), `properties` (the mean and the standard
-           deviation of each condition in the training split).
+    facts: `elements` (symbols), `sizes` (how many training molecules have n atoms, by n), `scale` (the standard
+           deviation of centred positions, angstrom), `properties` (mean and deviation of each condition in training).
     """
 
     def __init__(
@@ -111,13 +107,9 @@ class MoleculeData:
 
         self.train, self.val, self.test = map(source, SPLITS)
         found, counts = np.unique(self.train.sizes, return_counts=True)
-        many = len(self.elements)
         self.facts: dict[str, object] = {
             "elements": self.elements,
-            "features": many,
             "scale": about["spread"],
-            "sigma_data": [about["spread"]] * 3 + [round(ELEMENT_SCALE / many**0.5, 3)] * many,
-            "factors": [POSITION_FACTOR] * 3 + [1.0] * many,
             "sizes": dict(zip(found.tolist(), counts.tolist(), strict=True)),
             "properties": {key: [float(v.mean()), float(v.std())] for key, v in self.train.cond.items()},
         }

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from core.denoiser import Cond
 from modalities.molecules.context import Context
+from modalities.molecules.inputs import atoms
+from modalities.molecules.radial import distances, gaussians
 
 Nodes = Float[Tensor, "b n width"]
 Pairs = Float[Tensor, "b n n"]
@@ -41,21 +43,14 @@ class StepTime(nn.Module):
 class Geometry:
     """All pairs of atoms at some positions (angstrom): directions (B, N, N, 3) and features of the distances.
 
-    radial: the number of radial functions of the distance d, Gaussians on sqrt(d) with centres from .6 to 2.8 (d up to
-    8 angstrom, and narrower where bonds are); 0 for the one feature d^2.
+    radial: the number of radial functions, see `gaussians`; 0 for the one feature d^2.
     """
 
     def __init__(self, positions: Positions, radial: int) -> None:
         difference = positions[:, :, None] - positions[:, None]
-        square = difference.square().sum(-1, keepdim=True)
-        distance = (square + 1e-8).sqrt()  # of coincident atoms too it has a gradient
-        self.direction = difference / (distance + 1)
-        if not radial:
-            self.features: PairFeatures = square
-            return
-        centres = torch.linspace(0.6, 2.8, radial, dtype=positions.dtype, device=positions.device)
-        exponent = -0.5 * ((distance.sqrt() - centres) / (2.2 / (radial - 1))) ** 2
-        self.features = exponent.clamp(min=-40).exp()  # numbers below float32's normal range slow a CPU down
+        d = distances(difference)
+        self.direction = difference / (d[..., None] + 1)
+        self.features: PairFeatures = gaussians(d, radial) if radial else difference.square().sum(-1, keepdim=True)
 
 
 class PairLinear(nn.Linear):
@@ -169,13 +164,9 @@ class Egnn(nn.Module):
         mask: Float[Tensor, "b n_or_1 1"],
         cond: Cond,
     ) -> Float[Tensor, "b n columns"]:
-        if x.ndim != 3 or x.shape[-1] != 3 + self.features:
-            raise ValueError(f"x has shape {tuple(x.shape)}; this network wants (batch, atoms, {3 + self.features})")
-        mask = mask.to(x.dtype).expand(-1, x.shape[1], -1)
+        start, features, mask = atoms(x, mask, self.features, self.scale)
         told = self.context(c_noise, mask, cond).to(x.dtype)[:, None].expand(-1, x.shape[1], -1)
-        h = self.embed(torch.cat([x[..., 3:], told], -1))
-        centre = (x[..., :3] * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
-        start = positions = (x[..., :3] - centre) * self.scale  # far from the origin, differences would lose digits
+        h, positions = self.embed(torch.cat([features, told], -1)), start
         others = 1 - torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         weight = mask * mask.mT * others / self.neighbours
         initial = None if self.radial else Geometry(start, 0).features

@@ -19,41 +19,27 @@ from torch import Tensor, nn
 
 from core.denoiser import Cond
 from modalities.molecules.context import Context
+from modalities.molecules.inputs import atoms
+from modalities.molecules.radial import centres, distances, gaussians
 
-NEAREST, FARTHEST = 0.6, 2.8  # square roots of angstrom: where the first and the last radial function peak
 SOFTENING = 0.3  # angstrom: unit vectors vanish smoothly where two atoms meet
 DAMPING = 0.7  # of the sums over messages, beside the atom's own part
 REFINE = 32  # hidden numbers of what tells how far the positions move
 
 
-class RadialOperators(nn.Module):
-    """R_k for `number` Gaussians of the square root of the distance, which are narrow where bonds are.
+def radial_operators(
+    positions: Float[Tensor, "b n 3"], mask: Float[Tensor, "b n 1"], number: int
+) -> Float[Tensor, "b k n n"]:
+    """R_k for `number` Gaussians of the distance, see `gaussians`. Zero on the diagonal and in padding.
 
     Each is divided by the distance (plus a little), so that (x_i - x_j) R_k has the Gaussian's size, and multiplied by
-    that of its peak: all are of order 1.
+    that of its peak: all are of order 1. positions: in angstrom.
     """
-
-    centres: Tensor
-    log_peaks: Tensor
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        centres = torch.linspace(NEAREST, FARTHEST, number)
-        self.register_buffer("centres", centres[:, None, None], persistent=False)
-        self.register_buffer("log_peaks", (centres**2 + SOFTENING).log()[:, None, None], persistent=False)
-        self.width = (FARTHEST - NEAREST) / (number - 1)
-
-    def forward(self, positions: Float[Tensor, "b n 3"], mask: Float[Tensor, "b n 1"]) -> Float[Tensor, "b k n n"]:
-        """positions: in angstrom. Zero on the diagonal and in padding."""
-        n, columns = positions.shape[1], positions.transpose(1, 2)
-        apart = columns[..., :, None] - columns[..., None, :]
-        # a square root has no gradient at zero, where an atom meets itself
-        d = (apart.square().sum(1) + 1e-8).sqrt()
-        pairs = mask * mask.transpose(1, 2) * (1 - torch.eye(n, dtype=mask.dtype, device=mask.device))
-        offset = (d.sqrt()[:, None] - self.centres.to(d)) / self.width
-        # clamped: numbers below float32's normal range slow a CPU down
-        exponent = torch.addcmul(self.log_peaks.to(d), offset, offset, value=-0.5).clamp(min=-40)
-        return exponent.exp() * (pairs / (d + SOFTENING))[:, None]
+    columns = positions.transpose(1, 2)
+    d = distances(columns[..., :, None] - columns[..., None, :], dim=1)
+    pairs = mask * mask.mT * (1 - torch.eye(d.shape[-1], dtype=d.dtype, device=d.device))
+    peaks = centres(number, d).square() + SOFTENING
+    return gaussians(d, number, dim=1, heights=peaks) * (pairs / (d + SOFTENING))[:, None]
 
 
 def at_most_one(v: Float[Tensor, "b n 3 c"]) -> Float[Tensor, "b n 3 c"]:
@@ -64,9 +50,12 @@ def at_most_one(v: Float[Tensor, "b n 3 c"]) -> Float[Tensor, "b n 3 c"]:
 class Layer(nn.Module):
     """Messages, then an update of scalars h (B, N, width) and vectors v (B, N, 3, vectors)."""
 
-    def __init__(self, width: int, vectors: int, radial: int, scalar_channels: int, vector_channels: int) -> None:
+    def __init__(
+        self, width: int = 96, vectors: int = 32, radial: int = 24, scalar_channels: int = 4, vector_channels: int = 4
+    ) -> None:
         super().__init__()
-        self.radial, self.scalar_channels, self.vector_channels = radial, scalar_channels, vector_channels
+        self.width, self.vectors, self.radial = width, vectors, radial
+        self.scalar_channels, self.vector_channels = scalar_channels, vector_channels
         hidden = 2 * width
         self.norm = nn.LayerNorm(width)
         self.send = nn.Linear(width, radial * (scalar_channels + vector_channels))
@@ -129,9 +118,8 @@ class Factored(nn.Module):
         super().__init__()
         if depth < 1 or radial < 2 or not scale > 0:
             raise ValueError(f"{depth=}, {radial=}, {scale=}: must be at least 1, at least 2 and above 0")
-        self.scale = scale
+        self.features, self.scale, self.radial, self.vectors = features, scale, radial, vectors
         self.context = Context(properties)
-        self.operators = RadialOperators(radial)
         self.embed = nn.Linear(features + self.context.width, width)
         self.layers = nn.ModuleList(
             Layer(width, vectors, radial, scalar_channels, vector_channels) for _ in range(depth)
@@ -140,7 +128,6 @@ class Factored(nn.Module):
         self.refine = nn.Sequential(nn.Linear(self.context.width, REFINE), nn.SiLU(), nn.Linear(REFINE, depth - 1))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, features)
-        self.vectors = vectors
         for head in (*self.moves, self.out):
             nn.init.zeros_(head.weight)
         nn.init.zeros_(self.out.bias)
@@ -148,15 +135,14 @@ class Factored(nn.Module):
     def forward(
         self, x: Float[Tensor, "b n c"], c_noise: Float[Tensor, " b"], mask: Float[Tensor, "b n 1"], cond: Cond
     ) -> Float[Tensor, "b n c"]:
-        mask = mask.expand(*x.shape[:2], 1)  # a mask without padding may be (B, 1, 1)
+        start, features, mask = atoms(x, mask, self.features, self.scale)
         context = self.context(c_noise, mask, cond).to(x)
-        h = self.embed(torch.cat([x[..., 3:], context[:, None].expand(-1, x.shape[1], -1)], dim=-1))
+        h = self.embed(torch.cat([features, context[:, None].expand(-1, x.shape[1], -1)], dim=-1))
         v = h.new_zeros(*h.shape[:2], 3, self.vectors)
-        step = self.refine(context)
-        moved = torch.zeros_like(x[..., :3])
-        for number, (layer, move) in enumerate(zip(self.layers, self.moves, strict=True)):
-            seen = x[..., :3] if number == 0 else x[..., :3] + step[:, number - 1, None, None] * moved
-            positions = self.scale * seen
-            h, v, gate = layer(h, v, self.operators(positions, mask), positions)
+        steps = self.scale * F.pad(self.refine(context), (0, 1))  # after the last layer there is none
+        positions, moved = start, torch.zeros_like(start)
+        for layer, move, step in zip(self.layers, self.moves, steps.unbind(1), strict=True):
+            h, v, gate = layer(h, v, radial_operators(positions, mask, self.radial), positions)
             moved = moved + move(v * gate[:, :, None]).squeeze(-1)
+            positions = start + step[:, None, None] * moved
         return torch.cat([moved, self.out(self.norm(h))], dim=-1) * mask

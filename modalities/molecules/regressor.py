@@ -10,9 +10,7 @@ the machine counts less. Training and sampling of generators never use it.
 
 from __future__ import annotations
 
-import copy
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,14 +23,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from core.batch import Batch
-from core.cli import say
+from core.cli import say, with_options
 from core.data import SizedOrder, whole
 from core.errors import UserError
 from core.weights import load, save
 from modalities.molecules.context import USUAL_SIZE
 from modalities.molecules.data import MoleculeData
 from modalities.molecules.elements import check
-from modalities.molecules.factored import Layer, RadialOperators
+from modalities.molecules.factored import Layer, radial_operators
+from modalities.molecules.inputs import atoms
 
 ABOUT = "regressor"  # the name in a file's metadata under which the constructor's arguments stand
 AT_ONCE = 128  # molecules
@@ -47,32 +46,20 @@ class Regressor(nn.Module):
     them as it learns to, for what does not grow with the molecule, beside their sum, for what does.
 
     elements: symbols, in the order of the one-hot columns. properties: by name, the mean and the standard deviation of
-    its values in the training data. The others: see `Factored`.
+    its values in the training data. depth: layers. sizes: of each, see `Layer`.
     """
 
     def __init__(
-        self,
-        elements: Sequence[str],
-        properties: Mapping[str, Sequence[float]],
-        width: int = 96,
-        depth: int = 4,
-        vectors: int = 32,
-        radial: int = 24,
-        scalar_channels: int = 4,
-        vector_channels: int = 4,
+        self, elements: Sequence[str], properties: Mapping[str, Sequence[float]], depth: int = 4, **sizes: int
     ) -> None:
         super().__init__()
         self.elements = check(elements)
         self.properties = {name: (float(mean), float(std)) for name, (mean, std) in properties.items()}
-        sizes = {"width": width, "depth": depth, "vectors": vectors, "radial": radial}
-        self.sizes = sizes | {"scalar_channels": scalar_channels, "vector_channels": vector_channels}
-        self.vectors = vectors
+        self.settings = {"elements": self.elements, "properties": self.properties, "depth": depth, **sizes}
         self.metadata: Mapping[str, str] = {}  # of the file that it comes from
-        self.operators = RadialOperators(radial)
+        self.layers = nn.ModuleList(Layer(**sizes) for _ in range(depth))
+        width, self.vectors, self.radial = self.layers[0].width, self.layers[0].vectors, self.layers[0].radial
         self.embed = nn.Linear(len(self.elements), width)
-        self.layers = nn.ModuleList(
-            Layer(width, vectors, radial, scalar_channels, vector_channels) for _ in range(depth)
-        )
         self.norm = nn.LayerNorm(width)
         self.score = nn.Linear(width, width)
         self.atom = nn.Linear(width, width)
@@ -83,18 +70,16 @@ class Regressor(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n c"], mask: Float[Tensor, "b n 1"]) -> Float[Tensor, "b p"]:
         """The properties, standardised, of molecules in data units: positions in angstrom, then one-hot elements."""
-        mask = mask.expand(*x.shape[:2], 1)
-        centre = (x[..., :3] * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
-        positions = (x[..., :3] - centre) * mask
-        operators = self.operators(positions, mask)
-        h = self.embed(x[..., 3:])
+        positions, one_hot, mask = atoms(x, mask, len(self.elements), scale=1)
+        operators = radial_operators(positions, mask, self.radial)
+        h = self.embed(one_hot)
         v = h.new_zeros(*h.shape[:2], 3, self.vectors)
         for layer in self.layers:
             h, v, _ = layer(h, v, operators, positions)
         h = self.norm(h)
         share = self.score(h).masked_fill(mask == 0, -torch.inf).softmax(1)
-        atoms = F.silu(self.atom(h)) * mask
-        pooled = torch.cat([(share * atoms).sum(1), atoms.sum(1) / USUAL_SIZE], dim=-1)
+        each = F.silu(self.atom(h)) * mask
+        pooled = torch.cat([(share * each).sum(1), each.sum(1) / USUAL_SIZE], dim=-1)
         return self.out(F.silu(self.hidden(pooled)))
 
     @torch.no_grad()
@@ -115,8 +100,7 @@ class Regressor(nn.Module):
 
     def save(self, path: Path, about: Mapping[str, str]) -> None:
         """Float16 safetensors with all that `load` needs, and `about` in the metadata."""
-        settings = {"elements": self.elements, "properties": self.properties, **self.sizes}
-        save(self, path, {ABOUT: json.dumps(settings), **about})
+        save(self, path, {ABOUT: json.dumps(self.settings), **about})
 
     @classmethod
     def load(cls, path: str | Path) -> Regressor:
@@ -156,6 +140,7 @@ def train(
     steps that the speed foretells. The loss is the mean absolute error of standardised properties. sizes: of the
     network.
     """
+    from core.descent import Update  # Lightning, with its Optimisation, takes seconds to load
     from core.module import Optimisation
 
     if (minutes is None) == (steps is None):
@@ -167,36 +152,26 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         regressor = Regressor(data.elements, properties, **sizes)
-    average = copy.deepcopy(regressor).requires_grad_(False)
-    parameters: list[Tensor] = [*regressor.parameters()]
-    averaged: list[Tensor] = [*average.parameters()]
-    optimizer = optimisation.optimizer(regressor)
+    update = Update(regressor, optimisation, steps)
     begun = time.thread_time()
-    spoke, total, losses = time.monotonic(), steps, []
+    spoke, losses = time.monotonic(), []
     for step, rows in enumerate(order):
         taken = time.thread_time() - begun
         if minutes is not None and step >= SETTLED:
-            total = max(step, round(step * 60 * minutes / taken))
-        if step == total:
+            update.total = max(step, round(step * 60 * minutes / taken))
+        if step == update.total:
             break
         batch = data.train.batch(rows)
         loss = F.l1_loss(regressor(batch.x, batch.mask), regressor.standardised(batch.cond))
-        for group in optimizer.param_groups:
-            group["lr"] = lr * optimisation.factor(step, total)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(averaged, parameters, 1 - optimisation.decay(step))
+        update(loss)
         losses.append(loss.detach())
         if time.monotonic() - spoke > SPEAK:
             spoke = time.monotonic()
             mean = torch.stack(losses).mean()
-            goal = "" if total is None else f" of {'about ' if steps is None else ''}{total}"
+            goal = "" if update.total is None else f" of {'about ' if steps is None else ''}{update.total}"
             report(f"step {step + 1}{goal}, loss {mean:.4f}, {taken:.0f} CPU seconds")
             losses.clear()
-    return average.eval()
+    return update.average.eval()
 
 
 @dataclass
@@ -241,18 +216,5 @@ def command(options: Options) -> Path:
     return out
 
 
-def main() -> None:
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        options = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Options), OmegaConf.from_cli()))
-        assert isinstance(options, Options)
-        command(options)
-    except (UserError, OmegaConfBaseException) as error:
-        print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    with_options(Options, command)

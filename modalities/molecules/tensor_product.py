@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from core.denoiser import Cond
 from core.layers.init import zero
 from modalities.molecules.context import Context
+from modalities.molecules.inputs import atoms
 from modalities.molecules.neighbours import Neighbours, find
 from modalities.molecules.radial import distances, gaussians
 from modalities.molecules.spherical import Convolution, Linear, Parts, Square, concatenated
@@ -134,15 +135,11 @@ class TensorProductNetwork(nn.Module):
     def forward(
         self, x: Float[Tensor, "b n columns"], c_noise: Float[Tensor, " b"], mask: Float[Tensor, "b _ 1"], cond: Cond
     ) -> Float[Tensor, "b n columns"]:
-        if x.ndim != 3 or x.shape[-1] != 3 + self.features:
-            raise ValueError(f"x has shape {tuple(x.shape)}; this network wants (batch, atoms, {3 + self.features})")
-        mask = mask.to(x.dtype).expand(-1, x.shape[1], -1)
+        dense, features, mask = atoms(x, mask, self.features, self.scale)
         real = mask[..., 0] > 0
         told = self.context(c_noise, mask, cond).to(x.dtype)[:, None].expand(-1, x.shape[1], -1)
-        centre = (x[..., :3] * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
-        dense = (x[..., :3] - centre) * self.scale  # far from the origin, differences would lose digits
         velocity, changes = self._atoms(
-            torch.cat([x[..., 3:], told], -1)[real], dense[real], find(dense, real, self.cutoff, self.neighbours)
+            torch.cat([features, told], -1)[real], dense[real], find(dense, real, self.cutoff, self.neighbours)
         )
         out = torch.zeros_like(x)
         out[real] = torch.cat([velocity, changes], -1).to(out.dtype)

@@ -16,6 +16,7 @@ from core.layers.attention import SelfAttention
 from core.layers.embedding import frequencies
 from core.layers.init import glorot, zero
 from modalities.molecules.context import Context
+from modalities.molecules.inputs import atoms
 from modalities.molecules.radial import distances, gaussians
 
 LONGEST, SHORTEST = 16.0, 1.0  # wavelengths of the coordinates' sinusoids, angstrom
@@ -112,14 +113,10 @@ class MoleculeTransformer(nn.Module):
     def forward(
         self, x: Float[Tensor, "b n columns"], c_noise: Float[Tensor, " b"], mask: Float[Tensor, "b _ 1"], cond: Cond
     ) -> Float[Tensor, "b n columns"]:
-        if x.ndim != 3 or x.shape[-1] != 3 + self.features:
-            raise ValueError(f"x has shape {tuple(x.shape)}; this network wants (batch, atoms, {3 + self.features})")
         real = None if is_full(mask) else mask[..., 0] > 0
-        mask = mask.to(x.dtype).expand(-1, x.shape[1], -1)
+        positions, features, mask = atoms(x, mask, self.features, self.scale)
         told = self.told(self.context(c_noise, mask, cond).to(x.dtype))
-        centre = (x[..., :3] * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
-        positions = (x[..., :3] - centre) * self.scale
-        tokens = self.embed(torch.cat([positions, self._waves(positions), x[..., 3:]], -1))
+        tokens = self.embed(torch.cat([positions, self._waves(positions), features], -1))
         for block, bias in zip(self.blocks, self._biases(positions), strict=True):
             tokens = block(tokens, told, real, bias)
         shift, scale = self.modulation(told)[:, None].chunk(2, -1)
