@@ -35,6 +35,21 @@ def test_samples_follow_from_the_seed(trained: Path) -> None:
     torch.testing.assert_close(model.sample(1, steps=2).x, model.sample(2, steps=2).x[:1], atol=1e-5, rtol=0)
 
 
+def test_what_a_template_knows_is_kept_and_no_condition_of_the_network(trained: Path) -> None:
+    model = core.load(trained, device="cpu")
+    template, config = model.template(2), model.config.copy()
+    config.steps = 4
+    keep = torch.zeros_like(template.x)
+    keep[..., :14, :] = 1  # the upper half
+    known = core.Batch(torch.full_like(template.x, 0.6), template.mask, {**template.cond, "keep": keep})
+    drawn = model.draw(known, config, 0, torch.arange(2))
+    assert "keep" not in drawn.cond
+    torch.testing.assert_close(drawn.x[..., :14, :], model.codec.decode(known).x[..., :14, :])
+    free = model.draw(template, config, 0, torch.arange(2))
+    assert (drawn.x - free.x)[..., 14:, :].abs().max() > 1e-3, "the rest is drawn around it"
+    assert (drawn.x - 0.8)[..., 14:, :].abs().max() > 0.1
+
+
 def test_training_and_loading_leave_the_global_generator_alone(trained: Path) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
