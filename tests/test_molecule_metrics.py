@@ -26,7 +26,7 @@ from modalities.molecules.distributions import (
     wasserstein,
 )
 from modalities.molecules.geometry import as_it_is, posebusters_pass, strain_energy
-from modalities.molecules.novelty import fingerprint, known_smiles
+from modalities.molecules.novelty import graph_hash, known_smiles
 
 SHARES = (
     "atom_stability",
@@ -250,9 +250,9 @@ def test_no_strain_without_parameters():
 # Novelty
 
 
-def test_the_fingerprint_is_blind_to_the_order_of_the_atoms_and_padding(real: Batch):
-    prints = fingerprint(perceived(real))
-    assert torch.equal(fingerprint(perceived(shuffled(real))), prints)
+def test_the_graph_hash_is_blind_to_the_order_of_the_atoms_and_padding(real: Batch):
+    prints = graph_hash(perceived(real))
+    assert torch.equal(graph_hash(perceived(shuffled(real))), prints)
     positions, numbers, orders = (values[:, :9] for values in perceived(part(real, 0, 4)))
     small = Molecules(positions, numbers, orders[..., :9])
     wide = Molecules(
@@ -260,27 +260,27 @@ def test_the_fingerprint_is_blind_to_the_order_of_the_atoms_and_padding(real: Ba
         torch.nn.functional.pad(numbers, (0, 5)),
         torch.nn.functional.pad(orders[..., :9], (0, 5, 0, 5)),
     )
-    assert torch.equal(fingerprint(small), fingerprint(wide))
+    assert torch.equal(graph_hash(small), graph_hash(wide))
 
 
-def test_fingerprints_are_as_many_as_different_graphs(real: Batch):
+def test_graph_hashes_are_as_many_as_different_graphs(real: Batch):
     molecules = perceived(real)
     written = [smiles_of(one_of(molecules, row)) for row in range(len(real))]
     groups: dict[str, set[int]] = {}
-    for one, number in zip(written, fingerprint(molecules).tolist(), strict=True):
+    for one, number in zip(written, graph_hash(molecules).tolist(), strict=True):
         if one is not None:
             groups.setdefault(one, set()).add(number)
     assert all(len(numbers) == 1 for numbers in groups.values())
     assert len(set.union(*groups.values())) > 0.95 * len(groups)
 
 
-def test_the_fingerprint_of_pieces_is_that_of_the_largest():
+def test_the_graph_hash_of_pieces_is_that_of_the_largest():
     pieces = batch_of(together(atoms_of("water"), atoms_of("methane")), atoms_of("methane"), atoms_of("water"))
-    first, second, third = fingerprint(perceived(pieces)).tolist()
+    first, second, third = graph_hash(perceived(pieces)).tolist()
     assert first == second != third
 
 
-def test_the_fingerprint_does_not_see_where_an_aromatic_ring_begins():
+def test_the_graph_hash_does_not_see_where_an_aromatic_ring_begins():
     """Two substituents side by side: the two ways to place the double bonds are different graphs, but one SMILES."""
     numbers = torch.tensor([[6] * 6 + [9, 9] + [1] * 4])
     found = []
@@ -291,7 +291,7 @@ def test_the_fingerprint_does_not_see_where_an_aromatic_ring_begins():
             orders[0, i, ring] = orders[0, ring, i] = 2 if i % 2 == start else 1
             orders[0, i, 6 + i] = orders[0, 6 + i, i] = 1
         molecules = Molecules(torch.zeros(1, 12, 3), numbers, orders)
-        found.append((fingerprint(molecules).item(), smiles_of(to_rdkit(None, numbers[0], orders[0]))))
+        found.append((graph_hash(molecules).item(), smiles_of(to_rdkit(None, numbers[0], orders[0]))))
     assert found[0] == found[1]
 
 
@@ -302,7 +302,7 @@ def test_known_smiles_are_those_that_a_search_of_everything_finds(real: Batch):
     everything, ours = perceived(training), perceived(samples)
     of_all = {smiles_of(one_of(everything, row)) for row in range(len(training))}
     of_samples = {smiles_of(one_of(ours, row)) for row in range(len(samples))} - {None}
-    known = known_smiles(training, ELEMENTS, fingerprint(ours))
+    known = known_smiles(training, ELEMENTS, graph_hash(ours))
     assert None not in known
     assert known & of_samples == of_all & of_samples
     assert 10 < len(of_all & of_samples) < len(of_samples)

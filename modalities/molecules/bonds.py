@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from core.batch import Batch
-from modalities.molecules.elements import atomic_numbers, symbol_of
+from modalities.molecules.elements import HEAVIEST, atomic_numbers, symbol_of
 from modalities.molecules.elements import numbers as numbers_of
 
 LENGTHS = {  # typical lengths of single, double and triple bonds, in pm
@@ -26,7 +26,6 @@ LENGTHS = {  # typical lengths of single, double and triple bonds, in pm
 }
 MARGINS = {1: 10, 2: 5, 3: 3}  # how much longer than typical a bond may be, in pm
 VALENCES = {1: 1, 6: 4, 7: 3, 8: 2, 9: 1}  # of the elements the tables know, by atomic number
-HEAVIEST = 86
 _MOST = 16  # no element has a valence as high as this
 _PAIRS = 2**20  # pairs of atoms at a time: they stay in the processor's caches
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from modalities.molecules.bonds import HEAVIEST
+from modalities.molecules.elements import HEAVIEST
 
 _BASE = HEAVIEST + 1  # the numbers of the atoms of a bond or an angle are the digits of its kind
 FEW = 10  # a kind of bond or angle seen less often has no distribution to speak of

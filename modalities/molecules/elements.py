@@ -19,6 +19,7 @@ _SYMBOLS = [  # in the order of their atomic numbers
     "Ta", "W", "Re", "Os", "Ir", "Pt", "Au", "Hg", "Tl", "Pb", "Bi", "Po", "At", "Rn",
 ]
 # fmt: on
+HEAVIEST = len(_SYMBOLS)  # the last atomic number that is known, radon's
 _NUMBERS = {symbol: number for number, symbol in enumerate(_SYMBOLS, start=1)}
 
 

@@ -7,9 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 from core.errors import UserError
+from modalities.molecules import bonds
+from modalities.molecules.elements import symbol_of
 
 TERM = re.compile(r"([A-Z][a-z]?)(\d{0,4})", re.ASCII)  # more of an element is no molecule to draw
-VALENCES = {"H": 1, "B": 3, "C": 4, "N": 3, "O": 2, "F": 1, "Si": 4, "P": 3, "S": 2, "Cl": 1, "Br": 1, "I": 1}
+VALENCES = {symbol_of(number): valence for number, valence in bonds.VALENCES.items()}
+VALENCES |= {"B": 3, "Si": 4, "P": 3, "S": 2, "Cl": 1, "Br": 1, "I": 1}
 HYPERVALENT = {"P", "S", "Cl", "Br", "I"}  # they may also bind 2, 4, ... atoms more
 
 

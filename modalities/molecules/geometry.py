@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from posebusters import PoseBusters
     from rdkit import Chem
 
-MODULES = ("distance_geometry", "flatness")
-# ... of PoseBusters', for single molecules. Its checks of the graph are made here: its way of catching RDKit's messages
-# refuses every molecule once the standard error stream that it first saw is closed. And one check is left out: it
+# Of PoseBusters' checks of single molecules, those of the shape. Those of the graph are made here: its way of catching
+# RDKit's messages refuses every molecule once the error stream that it first saw is closed. One is left out: it
 # compares the energy with those of 50 embedded conformers, which takes seconds per molecule of QM9 (its strained cages
 # hardly embed) and refuses none; `strain_energy` says more of it in two milliseconds.
+MODULES = ("distance_geometry", "flatness")
 RELAXATION_STEPS = 2000
 
 

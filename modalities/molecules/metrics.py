@@ -27,7 +27,7 @@ from modalities.molecules.distributions import (
     wasserstein,
 )
 from modalities.molecules.geometry import as_it_is, posebusters_pass, radicals, strain_energy
-from modalities.molecules.novelty import fingerprint, known_smiles
+from modalities.molecules.novelty import graph_hash, known_smiles
 
 if TYPE_CHECKING:
     from rdkit import Chem
@@ -53,7 +53,7 @@ def evaluate(samples: Batch, reference: Batch, training: Batch | None, elements:
     elements with the order of their bond, see `total_variation`.
     """
     ours, real = _Seen(), _Seen()
-    smiles, whole, prints, shaped = [], [], [], _Shaped()
+    smiles, whole, hashes, shaped = [], [], [], _Shaped()
     for molecules in perceive(samples, elements):
         ours.add(molecules)
         piece = connected(molecules.orders, molecules.numbers).tolist()
@@ -63,13 +63,13 @@ def evaluate(samples: Batch, reference: Batch, training: Batch | None, elements:
             if len(smiles) <= CHECKED:
                 shaped.add(mol, smiles[-1] is not None, in_one_piece)
         whole += piece
-        prints.append(fingerprint(molecules))
+        hashes.append(graph_hash(molecules))
     for molecules in perceive(reference, elements):
         real.add(molecules)
     figures = {"n": float(len(samples))} | _by_the_rule(ours, smiles, whole)
     distinct = {one for one in smiles if one is not None}
     if training is not None and distinct:
-        known = known_smiles(training, elements, torch.cat(prints))
+        known = known_smiles(training, elements, torch.cat(hashes))
         figures["novelty"] = 1 - len(distinct & known) / len(distinct)
     figures |= shaped.figures()
     if min(len(samples), len(reference)) >= ENOUGH:

@@ -16,7 +16,7 @@ _ROUNDS = 4  # of neighbours of neighbours: how far each atom looks
 _ODD = 0x5851F42D4C957F2D  # a multiplier of a linear congruential generator (Knuth's MMIX)
 
 
-def fingerprint(molecules: Molecules) -> Int64[Tensor, " b"]:
+def graph_hash(molecules: Molecules) -> Int64[Tensor, " b"]:
     """A number for the largest piece of each molecule: equal for equal graphs, and almost always only for them.
 
     It is a hash of the elements and of who is bonded to whom, by rounds of Weisfeiler-Lehman, and blind to the orders
@@ -37,14 +37,14 @@ def _scramble(x: Tensor) -> Tensor:
     return (x ^ ((x >> 31) & 0x1FFFFFFFF)) * _ODD  # shifted without its sign
 
 
-def known_smiles(training: Batch, elements: Sequence[str], fingerprints: Int64[Tensor, " k"]) -> set[str]:
-    """The SMILES (see `smiles_of`) of the training molecules that have one of these fingerprints.
+def known_smiles(training: Batch, elements: Sequence[str], hashes: Int64[Tensor, " k"]) -> set[str]:
+    """The SMILES (see `smiles_of`) of the training molecules that have one of these graph hashes.
 
-    Equal SMILES have equal fingerprints. So the SMILES of samples that are not among these are nowhere in the training
+    Equal SMILES have equal hashes. So the SMILES of samples that are not among these are nowhere in the training
     data: 100,000 molecules of QM9 are compared in the time of their bonds, instead of half a minute.
     """
     known = set()
     for molecules in perceive(training, elements):
-        for row in torch.isin(fingerprint(molecules), fingerprints).nonzero()[:, 0].tolist():
+        for row in torch.isin(graph_hash(molecules), hashes).nonzero()[:, 0].tolist():
             known.add(smiles_of(one_of(molecules, row)))
     return known - {None}

@@ -18,9 +18,8 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from core.errors import UserError
-from modalities.molecules.elements import atomic_numbers
+from modalities.molecules.elements import HEAVIEST, atomic_numbers
 
-HEAVIEST = 86  # the last element that `elements` knows, radon
 FARTHEST = 1e4  # angstrom from the origin; float32 has steps of .001 there
 LARGEST = float(np.finfo(np.float32).max)
 PAIR = re.compile(r'([A-Za-z_][\w.-]*)=("[^"]*"|\S+)')  # in the comment of an XYZ frame
