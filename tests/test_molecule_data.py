@@ -13,12 +13,12 @@ from torch import Tensor
 
 from core.data import whole
 from core.errors import UserError
+from core.splits import SPLITS
 from modalities.molecules import qm9
 from modalities.molecules.data import MoleculeData, rotations, write_cache
 from modalities.molecules.elements import numbers
 from modalities.molecules.qm9 import PROPERTIES, Qm9
 
-SPLITS = ("train", "val", "test")
 SIZES = [3, 1, 4, 2, 5, 2]
 
 

@@ -16,6 +16,7 @@ import torch
 from core.batch import Batch
 from core.data import whole
 from core.errors import UserError
+from core.splits import SPLITS
 from modalities.molecules.data import MoleculeData
 from modalities.molecules.elements import numbers
 
@@ -27,9 +28,8 @@ from rdkit.Chem import rdDepictor, rdDistGeom
 from modalities.molecules import qm9
 from modalities.molecules.embedding import embed_all, read_list
 from modalities.molecules.files import Sdf, Smiles, Xyz
-from modalities.molecules.reading import Record, plain, read_sdf, read_xyz
+from modalities.molecules.reading import Record, condition_name, read_sdf, read_xyz
 
-SPLITS = ("train", "val", "test")
 THIRDS = {"val": 0.25, "test": 0.25}
 # of different sizes, so that each is known by its number of atoms
 LIST = ["C", "CC", "CCC", "CCCC", "CCO", "c1ccccc1", "C#N", "NC=O"]
@@ -268,8 +268,8 @@ def test_a_pickle_is_not_loaded(tmp_path: Path) -> None:
 
 def test_damaged_archives_give_what_comes_before(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)  # noise, which gzip cannot make shorter
-    frame = "1\n\nH {} {} {}\n"
-    packed = gzip.compress("".join(frame.format(*rng.normal(size=3)) for _ in range(3000)).encode())
+    frame = "2\n\nH {} {} {}\nH {} {} {}\n"
+    packed = gzip.compress("".join(frame.format(*rng.normal(size=6)) for _ in range(3000)).encode())
     (tmp_path / "a.xyz.gz").write_bytes(packed[: len(packed) * 3 // 4])
     data = Xyz(str(tmp_path / "a.xyz.gz"))
     [line] = data.skipped
@@ -330,20 +330,29 @@ def test_properties_are_conditions(tmp_path: Path, molecules: list[Chem.Mol]) ->
     frames = "".join(xyz(mol, f'step={n} energy=-{n}.5 Title="a b"') for n, mol in enumerate(molecules))
     data = Xyz(write(tmp_path / "a.xyz", frames), properties=["energy"], **THIRDS)
     assert {len(z): cond["energy"] for z, _, cond in all_of(data)} == {size: -n - 0.5 for n, size in enumerate(ATOMS)}
-    assert plain(" log P (o/w) ") == "log_P_o_w"
+    assert condition_name(" log P (o/w) ") == "log_P_o_w"
 
 
-def test_elements_and_sizes_can_be_chosen(tmp_path: Path, molecules: list[Chem.Mol]) -> None:
+def test_elements_and_sizes_can_be_chosen(
+    tmp_path: Path, molecules: list[Chem.Mol], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is left out by choice is no bad record, so strict data takes it too."""
     path = write(tmp_path / "a.xyz", "".join(map(xyz, molecules)))
-    data = Xyz(path, elements=["C", "H", "O", "F"], max_atoms=11, **THIRDS)
+    data = Xyz(path, elements=["C", "H", "O", "F"], max_atoms=11, strict=True, **THIRDS)
     assert_holds(data, [molecules[i] for i in (0, 1, 2, 4)])
     assert data.facts["elements"] == ["C", "H", "O", "F"]
-    assert data.skipped == [
-        "a.xyz record 4: 14 atoms, more than data.max_atoms=11",
-        "a.xyz record 6: 12 atoms, more than data.max_atoms=11",
-        "a.xyz record 7: holds N, which is not in data.elements=['C', 'H', 'O', 'F']",
-        "a.xyz record 8: holds N, which is not in data.elements=['C', 'H', 'O', 'F']",
-    ]
+    assert data.skipped == []
+    said = " ".join(capsys.readouterr().out.split())
+    assert "left out 4 records by data.elements or data.max_atoms, such as a.xyz record 4: 14 atoms, more than" in said
+    Xyz(path, elements=["C", "H", "O", "F"], **THIRDS)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "left out 2 records" in said
+    assert "a.xyz record 7: holds N, not in data.elements=['C', 'H', 'O', 'F']" in said
+    listed = write(tmp_path / "a.smi", "\n".join(LIST))
+    smiles = Smiles(listed, max_atoms=11, strict=True, **THIRDS)
+    assert sorted(len(z) for z, *_ in all_of(smiles)) == sorted(size for size in ATOMS if size <= 11)
+    with pytest.raises(UserError, match=r"0 usable molecules are too few: none is left for the train split$"):
+        Xyz(path, max_atoms=2)
     with pytest.raises(UserError, match=r"unknown element 'Xx'"):
         Xyz(path, elements=["C", "Xx"])
     with pytest.raises(UserError, match=r"data.max_atoms=0: 1 or more"):
@@ -388,6 +397,10 @@ def test_nothing_to_read_is_said_in_one_line(tmp_path: Path, molecules: list[Che
         with pytest.raises(UserError, match=reason) as caught:
             Sdf(path)
         assert "\n" not in str(caught.value)
+    for atoms in ("1\n\nH {0} 0 0\n", "2\n\nH {0} 0 0\nH {0} 0 1e-4\n"):
+        alike = write(tmp_path / "alike.xyz", "".join(atoms.format(n) for n in range(20)))
+        with pytest.raises(UserError, match=r"alike.xyz has no shapes to learn: single atoms alone, or"):
+            Xyz(alike)
     (tmp_path / "folder" / "a.gz").write_bytes(b"")
     with pytest.raises(UserError, match="holds no files of molecules"):
         Sdf(str(tmp_path / "folder"))

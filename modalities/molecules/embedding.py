@@ -11,7 +11,7 @@ from functools import partial
 
 from core.cli import is_first_process
 from core.errors import UserError
-from modalities.molecules.reading import Entry, Record, atoms_of, attempt, numeric, rdkit_errors
+from modalities.molecules.reading import Entry, Record, Unwanted, atoms_of, attempt, numeric, rdkit_errors, too_large
 
 STEPS = 5000  # of the force field's minimiser; molecules of 30 atoms need some hundred
 COLUMN = "smiles"
@@ -77,7 +77,7 @@ def embed_all(lines: Iterable[Line], max_atoms: int | None = None, workers: int 
             count(1)
 
 
-def _embed(line: Line, max_atoms: int | None) -> Record:
+def _embed(line: Line, max_atoms: int | None) -> Record | Unwanted:
     """ValueError says why there is no such molecule in 3D."""
     from rdkit import Chem
     from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
@@ -94,8 +94,8 @@ def _embed(line: Line, max_atoms: int | None) -> Record:
     if (pieces := len(Chem.GetMolFrags(mol))) != 1:
         raise ValueError(f"{shown} is {pieces} molecules, not one")
     mol = Chem.AddHs(mol)
-    if max_atoms is not None and mol.GetNumAtoms() > max_atoms:
-        raise ValueError(f"{mol.GetNumAtoms()} atoms, more than data.max_atoms={max_atoms}")
+    if unwanted := too_large(mol.GetNumAtoms(), max_atoms):
+        return unwanted  # before the work
     settings = rdDistGeom.ETKDGv3()
     settings.randomSeed = line.number
     if rdDistGeom.EmbedMolecule(mol, settings) != 0:

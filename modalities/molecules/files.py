@@ -6,7 +6,7 @@ import csv
 import gzip
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import TextIOWrapper
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
 from core.cache import building, cache_dir
 from core.cli import say
@@ -24,9 +25,9 @@ from core.splits import SPLIT_SEED, check_shares, stratified_split
 from modalities.molecules.data import MoleculeData, write_cache
 from modalities.molecules.elements import atomic_numbers, check, symbol_of
 from modalities.molecules.embedding import embed_all, read_list, read_table
-from modalities.molecules.reading import Entry, Record, read_sdf, read_xyz
+from modalities.molecules.reading import Entry, Record, Unwanted, read_sdf, read_xyz, too_large
 
-CACHE_VERSION = 1  # a new one whenever the reading, the split or the layout changes
+CACHE_VERSION = 2  # a new one whenever the reading, the split or the layout changes
 RESERVED = {"drop", "keep", "n_atoms", "formula"}  # conditions that are no properties
 
 Reader = Callable[[Iterable[str]], Iterator[Entry]]
@@ -52,14 +53,14 @@ class Wanted:
         if self.max_atoms is not None and self.max_atoms < 1:
             raise UserError(f"data.max_atoms={self.max_atoms}: 1 or more, or null")
 
-    def lacks(self, record: Record) -> str | None:
-        """Why a record is left out."""
-        if self.max_atoms is not None and len(record.numbers) > self.max_atoms:
-            return f"{len(record.numbers)} atoms, more than data.max_atoms={self.max_atoms}"
+    def refuses(self, record: Record) -> str | None:
+        """Why a record is left out; `Unwanted` where that is no fault of it."""
+        if unwanted := too_large(len(record.numbers), self.max_atoms):
+            return unwanted
         if self.elements is not None:
             other = set(record.numbers.tolist()) - set(atomic_numbers(self.elements))
             if other:
-                return f"holds {symbol_of(min(other))}, which is not in data.elements={list(self.elements)}"
+                return Unwanted(f"holds {symbol_of(min(other))}, not in data.elements={list(self.elements)}")
         for name in self.properties:
             if name not in record.properties:
                 return f"no number {name}"
@@ -73,15 +74,18 @@ class MoleculeFiles(MoleculeData):
     read:        from the lines of a file to its entries; options: what else the result depends on.
     properties:  the conditions: numbers that every record taken has. In their names, every run of characters other
                  than letters and digits counts as one `_`: `HOMO-LUMO gap (eV)` is `HOMO_LUMO_gap_eV`.
-    elements:    those that the network knows; None: all that occur, by their atomic numbers.
+    elements:    those that the network knows, records with others are left out; None: all that occur, by their numbers.
     max_atoms:   records with more atoms are left out.
     val, test:   the shares of the two held-out splits of records, stratified by the number of atoms.
-    strict:      refuse the data if a record is left out. Otherwise such records are named, counted and skipped.
+    strict:      refuse the data if a record cannot be used. Otherwise such records are named, counted and skipped.
     half, rotate: see `MoleculeData`.
 
-    Left out are records that are damaged, without 3D coordinates, charged (the atoms' charges may cancel), with dummy
-    atoms, with other elements, or without one of the properties. Cached under a hash of the files' paths, sizes and
-    dates and of the options. UserError if nothing is there, or too little for the splits.
+    No use are records that are damaged, without 3D coordinates, charged (the atoms' charges may cancel), with dummy
+    atoms, or without one of the properties. Records are split one by one: of several conformers (or copies) of one
+    molecule some are trained on and some held out, so only data with one of each shows what new molecules are like.
+
+    Cached under a hash of the files' paths, sizes and dates and of the options. UserError if nothing is there, too
+    little for the splits, or no more than single atoms.
     """
 
     def __init__(
@@ -113,9 +117,11 @@ class MoleculeFiles(MoleculeData):
             with building(cache) as folder:
                 sizes = np.array([len(record.numbers) for record in records], dtype=np.int64)
                 rows = stratified_split(sizes, {"val": val, "test": test}, split_seed)
-                store(folder, records, wanted, rows, skipped)
+                store(folder, records, wanted.elements, wanted.properties, rows, skipped)
         super().__init__(root.name, cache, properties, half, rotate)
         report_skipped(self.skipped, strict, "records")
+        if not self.facts["scale"]:
+            raise UserError(f"{root} has no shapes to learn: single atoms alone, or positions in no angstrom")
         for name, values in self.train.cond.items():
             if not values.std() > 0:
                 raise UserError(f"data.properties: {name} is {values[0]:g} for every training molecule: no condition")
@@ -197,26 +203,33 @@ def find(root: Path, suffixes: Sequence[str]) -> list[Path]:
 def gather(
     files: Sequence[Path], root: Path, read: Reader, wanted: Wanted, pulse: bool
 ) -> tuple[list[Record], list[str]]:
-    """The records taken, and one line about each of the others. UserError if there is nothing, or no such property."""
-    records, skipped = [], []
+    """The records taken, and one line about each that cannot be used; those that nobody wants are counted aloud.
+
+    UserError if there is nothing, or no such property.
+    """
+    records: list[Record] = []
+    skipped: list[str] = []
+    unwanted: list[str] = []
     known: set[str] = set()
     for file, (place, found) in entries(files, read, pulse):
         if isinstance(found, Record):
             known |= found.properties.keys()
-            reason = wanted.lacks(found)
+            reason = wanted.refuses(found)
+            if reason is None:
+                records.append(found)
+                continue
         else:
             reason = found
-        if reason is None:
-            records.append(found)
-        else:
-            name = file.name if file == root else str(file.relative_to(root))
-            skipped.append(f"{name} {place}: {reason}")
+        name = file.name if file == root else str(file.relative_to(root))
+        (unwanted if isinstance(reason, Unwanted) else skipped).append(f"{name} {place}: {reason}")
+    if unwanted:
+        say(f"left out {len(unwanted):,} records by data.elements or data.max_atoms, such as {unwanted[0]}")
     if absent := [name for name in wanted.properties if name not in known]:
         raise UserError(
             f"data.properties: no molecule of {root} has a number {absent[0]}; "
             f"there is {', '.join(sorted(known)) or 'none'}"
         )
-    if not records and not skipped:
+    if not records and not skipped and not unwanted:
         raise UserError(f"{root} holds no molecules")
     return records, skipped
 
@@ -242,17 +255,20 @@ def entries(files: Sequence[Path], read: Reader, pulse: bool) -> Iterator[tuple[
 
 
 def store(
-    folder: Path, records: Sequence[Record], wanted: Wanted, rows: dict[str, np.ndarray], skipped: Sequence[str]
+    folder: Path,
+    records: Sequence[Record],
+    elements: Sequence[str] | None,
+    properties: Sequence[str],
+    rows: Mapping[str, Int64[np.ndarray, " _"]],
+    skipped: Sequence[str] = (),
 ) -> None:
-    """Fills a cache. UserError if a split is empty."""
+    """Fills a cache. elements: None for all that occur. UserError if a split is empty."""
     numbers = np.concatenate([np.zeros(0, np.int64), *(record.numbers for record in records)])
     positions = np.concatenate([np.zeros((0, 3), np.float32), *(r.positions.astype(np.float32) for r in records)])
-    if wanted.elements is None:
+    if elements is None:
         elements = [symbol_of(number) for number in np.unique(numbers).tolist()]
-    else:
-        elements = list(wanted.elements)
     place = np.zeros(256, dtype=np.uint8)
     place[atomic_numbers(elements)] = np.arange(len(elements))
     sizes = np.array([len(record.numbers) for record in records], dtype=np.int64)
-    values = {name: np.array([r.properties[name] for r in records], dtype=np.float32) for name in wanted.properties}
+    values = {name: np.array([r.properties[name] for r in records], dtype=np.float32) for name in properties}
     write_cache(folder, elements, positions, place[numbers], sizes, values, rows, skipped)

@@ -15,16 +15,15 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from core.cache import building, cache_dir
 from core.cli import say
 from core.errors import UserError
 from core.folders import fingerprint
 from core.pulse import Pulse
 from modalities.molecules import qm9
-from modalities.molecules.data import MoleculeData, write_cache
+from modalities.molecules.data import MoleculeData
 from modalities.molecules.elements import atomic_numbers
+from modalities.molecules.files import store
 from modalities.molecules.reading import Record, atoms_of, parse_sdf, split_sdf
 
 CACHE_VERSION = 1  # a new one whenever the reading, the split or the layout changes
@@ -115,7 +114,6 @@ def parse(structures: Path, table: Path, uncharacterized: Path, folder: Path) ->
     """Fills a cache from the three files. UserError for a molecule that cannot be read, or another number of them."""
     left_out = excluded(uncharacterized)
     records: list[Record] = []
-    columns: dict[str, list[float]] = {name: [] for name in PROPERTIES}
     pulse = Pulse("read", RECORDS, "molecules")
     with structures.open(encoding="utf-8", errors="replace") as sdf, table.open(newline="", encoding="utf-8") as file:
         for number, (text, row) in enumerate(zip_longest(split_sdf(sdf), csv.DictReader(file)), start=1):
@@ -123,33 +121,22 @@ def parse(structures: Path, table: Path, uncharacterized: Path, folder: Path) ->
             if number in left_out:
                 continue
             try:
-                records.append(read(text, row, columns))
-            except (KeyError, ValueError, TypeError, AttributeError) as error:
+                records.append(read(text, row))
+            except (KeyError, ValueError, TypeError) as error:
                 raise UserError(f"{structures.parent}: molecule {number} cannot be read: {error!r}") from error
     if len(records) != qm9.MOLECULES:
         raise UserError(f"{structures.parent} holds {len(records):,} molecules, not {qm9.MOLECULES:,}")
-    place = np.zeros(256, dtype=np.uint8)
-    place[atomic_numbers(qm9.ELEMENTS)] = np.arange(len(qm9.ELEMENTS))
-    write_cache(
-        folder,
-        qm9.ELEMENTS,
-        np.concatenate([record.positions for record in records]).astype(np.float32),
-        place[np.concatenate([record.numbers for record in records])],
-        np.array([len(record.numbers) for record in records], dtype=np.int64),
-        {name: np.array(values, dtype=np.float32) for name, values in columns.items()},
-        qm9.split(len(records)),
-    )
+    store(folder, records, qm9.ELEMENTS, list(PROPERTIES), qm9.split(len(records)))
 
 
-def read(text: str | None, row: dict[str, Any] | None, columns: dict[str, list[float]]) -> Record:
-    """One molecule, whose row of the table is added to the columns. ValueError where one of the two ends too early."""
+def read(text: str | None, row: dict[str, Any] | None) -> Record:
+    """One molecule with its row of the table. ValueError where one of the two ends too early."""
     if text is None or row is None:
         raise ValueError("the structures and the table are of different lengths")
-    record = Record(*atoms_of(parse_sdf(text))).to_learn_from()
+    properties = {name: float(row[column]) * factor for name, (column, factor) in PROPERTIES.items()}
+    record = Record(*atoms_of(parse_sdf(text)), properties).to_learn_from()
     if other := set(record.numbers.tolist()) - set(atomic_numbers(qm9.ELEMENTS)):
         raise ValueError(f"an element of number {min(other)}")
-    for name, (column, factor) in PROPERTIES.items():
-        columns[name].append(float(row[column]) * factor)
     return record
 
 

@@ -57,11 +57,22 @@ class Record:
         return self
 
 
+class Unwanted(str):
+    """Why a molecule is left out by what the user has chosen, which is no fault of the record."""
+
+
+def too_large(atoms: int, max_atoms: int | None) -> Unwanted | None:
+    """Why a molecule of so many atoms is left out."""
+    if max_atoms is None or atoms <= max_atoms:
+        return None
+    return Unwanted(f"{atoms} atoms, more than data.max_atoms={max_atoms}")
+
+
 # the place of an entry in its file, such as "record 17", and the molecule there, or why there is none
 Entry = tuple[str, Record | str]
 
 
-def attempt(read: Callable[..., Record], *arguments: object) -> Record | str:
+def attempt(read: Callable[..., Record | Unwanted], *arguments: object) -> Record | str:
     """The record, or in one line why there is none."""
     try:
         return read(*arguments)
@@ -69,13 +80,13 @@ def attempt(read: Callable[..., Record], *arguments: object) -> Record | str:
         return " ".join(str(error).split()) or type(error).__name__
 
 
-def plain(name: str) -> str:
+def condition_name(name: str) -> str:
     """A property's name as that of a condition: every run of other characters than letters and digits is one `_`."""
     return re.sub(r"\W+", "_", name).strip("_")
 
 
 def numeric(pairs: Iterable[tuple[str, str | None]]) -> dict[str, float]:
-    """The pairs whose value is a number in float32, under their plain names."""
+    """The pairs whose value is a number in float32, under their names as conditions."""
     found = {}
     for name, text in pairs:
         try:
@@ -83,7 +94,7 @@ def numeric(pairs: Iterable[tuple[str, str | None]]) -> dict[str, float]:
         except (ValueError, TypeError):  # csv gives a list for columns beyond the header's
             continue
         if abs(value) <= LARGEST:  # nor is NaN
-            found[plain(name)] = value
+            found[condition_name(name)] = value
     return found
 
 
@@ -193,11 +204,11 @@ def _of_text(text: str, hydrogens: bool, drawn: bool) -> Record:
     if not mol.GetConformer().Is3D() and mol.GetNumAtoms() > 1:  # RDKit takes any z but 0 for 3D, whatever is marked
         raise ValueError("no 3D coordinates: it is flat, and not marked 3D")
     items = numeric((name, mol.GetProp(name)) for name in mol.GetPropNames())
-    record = Record(*atoms_of(complete(mol) if hydrogens else mol), items)
+    record = Record(*atoms_of(with_hydrogens(mol) if hydrogens else mol), items)
     return record if drawn else record.to_learn_from()
 
 
-def complete(mol: Any) -> Any:
+def with_hydrogens(mol: Any) -> Any:
     """The molecule with all hydrogens as atoms. ValueError if its bonds make no sense to RDKit."""
     from rdkit import Chem
 
