@@ -6,13 +6,13 @@ import base64
 import io
 import re
 import wave
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from pages import Reader, read_page
 from PIL import Image
 
 from core.batch import Batch
@@ -266,40 +266,6 @@ def test_strip_and_animation_show_every_moment(tmp_path: Path) -> None:
 # The page
 
 
-class Reader(HTMLParser):
-    """Counts what the page holds, and checks that every element is closed."""
-
-    VOID = ("meta", "img")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str]]] = []
-        self.open: list[str] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list) -> None:
-        self.found.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def all(self, tag: str) -> list[dict[str, str]]:
-        return [attributes for name, attributes in self.found if name == tag]
-
-
-def read_page(path: Path) -> Reader:
-    reader = Reader()
-    reader.feed(path.read_text(encoding="utf-8"))
-    reader.close()
-    assert not reader.open
-    return reader
-
-
 def write(batch: Batch, folder: Path, names: dict[str, list[str]], **options: str) -> Reader:
     write_wavs(batch.x, batch.mask, folder, RATE)
     return read_page(page.write_page(folder, batch, RATE, names, **options))
@@ -316,9 +282,9 @@ def test_the_page_plays_every_sound_from_itself_alone(tmp_path: Path) -> None:
     assert len({Image.open(io.BytesIO(image)).convert("RGB").tobytes() for image in images}) == 6
     assert not re.search(r"https?:|//|@import|url\(", re.sub(r"base64,[^\"]*", "", (tmp_path / page.PAGE).read_text()))
     assert not reader.all("b")
-    assert "<b>digits</b>" in reader.text
+    assert "<b>digits</b>" in reader.words
     for words in ("two, Bob & Co", "one, <Ann>", "one, $C$", "0.50 s, 00000.wav"):
-        assert words in reader.text
+        assert words in reader.words
     assert len(reader.all("h2")) == 2
 
 
@@ -334,4 +300,4 @@ def test_a_page_without_classes_and_one_of_too_many_sounds(tmp_path: Path, monke
     reader = write(Batch(batch.x, batch.mask), tmp_path, {})
     assert len(reader.all("audio")) == 4
     assert not reader.all("h2")
-    assert "4 sounds at 8,000 Hz; 2 more lie beside this page" in reader.text
+    assert "4 sounds at 8,000 Hz; 2 more lie beside this page" in reader.words
