@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from molecule_examples import ELEMENTS, atoms_of, batch_of, first_of_qm9, together
+from pages import read_page
 from PIL import Image
 
 from core.batch import Batch, concatenate
@@ -20,9 +20,10 @@ pytest.importorskip("rdkit")
 
 from rdkit import Chem
 
-from modalities.molecules import artefacts, depiction, drawing, page, rendering
+from modalities.molecules import artefacts, depiction, drawing, page, rendering, sheet
 from modalities.molecules.bonds import bond_orders
 from modalities.molecules.elements import atomic_numbers, numbers
+from modalities.molecules.modality import Molecules
 from modalities.molecules.molecule import molecules, spread
 
 
@@ -56,8 +57,8 @@ def same(one: Batch, other: Batch, tolerance: float = 1e-4) -> None:
 
 def test_xyz_files_are_read_as_they_were_written(tmp_path: Path) -> None:
     batch = samples()
-    artefacts.write_files(batch[:5], ELEMENTS, tmp_path, 0)
-    artefacts.write_files(batch[5:], ELEMENTS, tmp_path, 5)
+    artefacts.write_files(molecules(batch[:5], ELEMENTS), tmp_path)
+    artefacts.write_files(molecules(batch[5:], ELEMENTS, 5), tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == [f"{number:05d}.xyz" for number in range(12)]
     again = artefacts.read(tmp_path, ELEMENTS)
     same(again, batch, 1e-6)
@@ -71,12 +72,12 @@ def test_xyz_files_are_read_as_they_were_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("make", [samples, heaps])
 def test_an_sdf_is_read_as_it_was_written_and_has_the_bonds_of_the_rule(tmp_path: Path, make) -> None:
     batch = make()
-    artefacts.write_sdf(batch, ELEMENTS, tmp_path / "samples.sdf")
+    artefacts.write_sdf(molecules(batch, ELEMENTS), tmp_path / "samples.sdf")
     again = artefacts.read(tmp_path, ELEMENTS)
     same(again, batch)
     assert again.cond.keys() == batch.cond.keys()
     atoms = numbers(batch.x, batch.mask, ELEMENTS)
-    orders = bond_orders(batch.x[..., :3].double(), atoms)
+    orders = bond_orders(batch.x[..., :3], atoms)
     found = list(Chem.SDMolSupplier(str(tmp_path / "samples.sdf"), sanitize=False, removeHs=False))
     for number, (mol, molecule) in enumerate(zip(found, molecules(batch, ELEMENTS), strict=True)):
         bonds = {(b.GetBeginAtomIdx(), b.GetEndAtomIdx()): int(b.GetBondTypeAsDouble()) for b in mol.GetBonds()}
@@ -92,12 +93,10 @@ def test_an_sdf_is_read_as_it_was_written_and_has_the_bonds_of_the_rule(tmp_path
 def test_an_sdf_holds_what_its_older_format_cannot(tmp_path: Path) -> None:
     batch = heaps()
     batch.x[..., :3] *= 1e6
-    artefacts.write_sdf(batch, ELEMENTS, tmp_path / "samples.sdf")
-    for mol, molecule in zip(
-        Chem.SDMolSupplier(str(tmp_path / "samples.sdf"), sanitize=False, removeHs=False),
-        molecules(batch, ELEMENTS),
-        strict=True,
-    ):
+    found = molecules(batch, ELEMENTS)
+    artefacts.write_sdf(found, tmp_path / "samples.sdf")
+    written = Chem.SDMolSupplier(str(tmp_path / "samples.sdf"), sanitize=False, removeHs=False)
+    for mol, molecule in zip(written, found, strict=True):
         places = mol.GetConformer().GetPositions()
         np.testing.assert_allclose(places, molecule.positions, atol=1e-4, rtol=1e-6)
 
@@ -115,15 +114,14 @@ def test_smiles_are_of_all_pieces_and_open_valences_stay_open(tmp_path: Path) ->
 
 
 def test_molecules_that_are_not_finite_are_named_and_nothing_is_written(tmp_path: Path) -> None:
-    batch = samples()
+    batch, modality = samples(), Molecules(ELEMENTS)
     batch.x[2, 0, 0], batch.x[4, 1, 2] = torch.nan, torch.inf
-    for write in (
-        lambda: artefacts.write_files(batch, ELEMENTS, tmp_path, 10),
-        lambda: artefacts.write_sdf(batch, ELEMENTS, tmp_path / "samples.sdf"),
-        lambda: drawing.save_grid(batch, tmp_path / "grid.png", ELEMENTS),
-        lambda: page.write_page(tmp_path, batch, ELEMENTS),
+    for number, write in (
+        (12, lambda: modality.write(batch, tmp_path, 10)),
+        (2, lambda: modality.grid(batch, tmp_path / "grid.png")),
+        (2, lambda: modality.present(batch, tmp_path, None)),
     ):
-        with pytest.raises(ValueError, match=r"2 of 12 molecules are not finite, the first is number (2|12)$"):
+        with pytest.raises(ValueError, match=rf"2 of 12 molecules are not finite, the first is number {number}$"):
             write()
     assert not list(tmp_path.iterdir())
 
@@ -142,7 +140,8 @@ def test_molecules_that_are_not_finite_are_named_and_nothing_is_written(tmp_path
 )
 def test_a_file_that_cannot_be_read_is_named_in_one_line(tmp_path: Path, name: str, content: str, reason: str) -> None:
     if content == "cut":
-        artefacts.write_sdf(batch_of(atoms_of("methane"), atoms_of("ethene")), ELEMENTS, tmp_path / name)
+        batch = batch_of(atoms_of("methane"), atoms_of("ethene"))
+        artefacts.write_sdf(molecules(batch, ELEMENTS), tmp_path / name)
         content = (tmp_path / name).read_text()
         content = content[: content.index("$$$$") + 150]
     (tmp_path / name).write_text(content)
@@ -211,13 +210,13 @@ def test_the_view_is_the_widest_and_no_mirror_image() -> None:
 
 @pytest.mark.parametrize("make", [samples, heaps])
 def test_the_grid_shows_samples_and_real_molecules_and_changes_with_them(tmp_path: Path, make) -> None:
-    batch = make()
-    drawing.save_grid(batch, tmp_path / "new" / "a.png", ELEMENTS)
-    drawing.save_grid(batch, tmp_path / "again.png", ELEMENTS)
-    drawing.save_grid(batch, tmp_path / "real.png", ELEMENTS, first_of_qm9(3, table=2))
+    found, qm9 = (molecules(batch, ELEMENTS) for batch in (make(), first_of_qm9(3, table=2)))
+    drawing.save_grid(found, tmp_path / "new" / "a.png")
+    drawing.save_grid(found, tmp_path / "again.png")
+    drawing.save_grid(found, tmp_path / "real.png", qm9)
     a, again, real = (pixels(tmp_path / name) for name in ("new/a.png", "again.png", "real.png"))
     assert np.array_equal(a, again)
-    rows = -(-len(batch) // drawing.COLUMNS)
+    rows = -(-len(found) // drawing.COLUMNS)
     step = drawing.CARD[1] + drawing.GAP
     width = 2 * drawing.MARGIN + 6 * (drawing.CARD[0] + drawing.GAP) - drawing.GAP
     inches = drawing.MARGIN + drawing.HEAD + rows * step
@@ -226,7 +225,7 @@ def test_the_grid_shows_samples_and_real_molecules_and_changes_with_them(tmp_pat
     assert np.array_equal(real[: len(a) - 40], a[:-40])  # the samples are the same
     assert 0.03 < (a.min(-1) < 200).mean() < 0.5
     green = (a == [35, 146, 79]).all(-1).mean()
-    assert (green > 0.002) == any(molecule.stable for molecule in molecules(batch, ELEMENTS))
+    assert (green > 0.002) == any(molecule.stable for molecule in found)
 
 
 def test_a_larger_batch_is_shown_evenly_and_one_atom_can_be_drawn(tmp_path: Path) -> None:
@@ -234,11 +233,21 @@ def test_a_larger_batch_is_shown_evenly_and_one_atom_can_be_drawn(tmp_path: Path
     assert spread(100, 4) == [0, 33, 66, 99]
     assert len(set(spread(25, 24))) == 24
     lone = batch_of(("H", torch.zeros(1, 3)))
-    drawing.save_grid(lone, tmp_path / "one.png", ELEMENTS)
+    drawing.save_grid(molecules(lone, ELEMENTS), tmp_path / "one.png")
     assert (pixels(tmp_path / "one.png").min(-1) < 200).any()
     drawing.save_gif([lone], tmp_path / "one.gif", ELEMENTS)
     with Image.open(tmp_path / "one.gif") as film:
         assert film.size == drawing.GIF_TILE
+
+
+def test_a_portrait_is_the_same_wherever_the_molecule_lies() -> None:
+    batch = first_of_qm9(1, table=2)
+    moved = Batch(batch.x.clone(), batch.mask)
+    moved.x[..., :3] += torch.tensor([64.0, 32.0, -16.0])
+    [one], [other] = molecules(batch, ELEMENTS), molecules(moved, ELEMENTS)
+    size = (240, 192)
+    difference = np.abs(sheet.portrait(one, size, 32).astype(int) - sheet.portrait(other, size, 32))
+    assert (difference > 8).mean() < 0.01
 
 
 def way(batch: Batch, moments: int = 5) -> list[Batch]:
@@ -288,57 +297,16 @@ def test_the_animation_ends_in_a_whole_turn(tmp_path: Path, monkeypatch: pytest.
 # The page
 
 
-class Reader(HTMLParser):
-    """What the page holds; every element must be closed."""
-
-    VOID = ("meta",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str]]] = []
-        self.open: list[str] = []
-        self.text: dict[str, str] = {}
-
-    def handle_starttag(self, tag: str, attrs: list) -> None:
-        self.found.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list) -> None:
-        self.found.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        where = self.open[-1] if self.open else ""
-        if where == "script" and self.found[-1][1].get("id") == "data":
-            where = "data"
-        self.text[where] = self.text.get(where, "") + data
-
-    def all(self, tag: str) -> list[dict[str, str]]:
-        return [attributes for name, attributes in self.found if name == tag]
-
-
-def read_page(path: Path) -> Reader:
-    reader = Reader()
-    reader.feed(path.read_text(encoding="utf-8"))
-    reader.close()
-    assert not reader.open
-    return reader
-
-
 @pytest.mark.parametrize("make", [samples, heaps])
 def test_the_page_holds_all_that_it_shows_and_loads_nothing(tmp_path: Path, make) -> None:
     batch = make()
     found = molecules(batch, ELEMENTS)
-    artefacts.write_files(batch, ELEMENTS, tmp_path, 0)
-    artefacts.write_sdf(batch, ELEMENTS, tmp_path / artefacts.SDF)
-    path = page.write_page(tmp_path, batch, ELEMENTS, title="<b>'new' & \"old\"</b>")
+    artefacts.write_files(found, tmp_path)
+    artefacts.write_sdf(found, tmp_path / artefacts.SDF)
+    path = page.write_page(tmp_path, found)
     assert path == tmp_path / "index.html"
     text, reader = path.read_text(encoding="utf-8"), read_page(path)
     assert not re.search(r"https?:|//[a-z]|@import|url\(|\bsrc=|<link|<img|fetch\(|import\(|XMLHttp", text)
-    assert reader.text["h1"] == "<b>'new' & \"old\"</b>"
     assert len(reader.all("canvas")) == len(reader.all("svg")) == len(batch)
     assert sum(figure["class"] == "stable" for figure in reader.all("figure")) == sum(m.stable for m in found)
     assert [a["href"] for a in reader.all("a")] == ["samples.sdf", *(f"{k:05d}.xyz" for k in range(len(batch)))]
@@ -346,20 +314,21 @@ def test_the_page_holds_all_that_it_shows_and_loads_nothing(tmp_path: Path, make
     assert all(path["d"] for path in reader.all("path"))
     data = json.loads(reader.text["data"])
     assert [model["symbols"] for model in data["molecules"]] == [molecule.symbols for molecule in found]
-    assert [len(model["bonds"]) for model in data["molecules"]] == [len(molecule.pairs) for molecule in found]
+    assert [len(model["bonds"]) for model in data["molecules"]] == [len(molecule.bonds) for molecule in found]
     for model, molecule in zip(data["molecules"], found, strict=True):
         places = torch.tensor(model["places"], dtype=torch.float64)
         torch.testing.assert_close(
             torch.cdist(places, places), torch.cdist(*[torch.tensor(molecule.positions)] * 2), atol=3e-3, rtol=1e-4
         )
-    assert set(data["colors"]) == set(data["radii"]) == set(ELEMENTS)
+    assert set(data["stick"]) == set(data["apart"]) == {"1", "2", "3"}
+    assert set(data["colors"]) == set(data["radii"]) == {symbol for molecule in found for symbol in molecule.symbols}
 
 
 def test_a_page_of_many_molecules_shows_some_and_links_to_no_file_that_is_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(page, "MAX_MODELS", 4)
-    reader = read_page(page.write_page(tmp_path, samples(), ELEMENTS))
+    reader = read_page(page.write_page(tmp_path, molecules(samples(), ELEMENTS)))
     assert len(reader.all("canvas")) == 4
     assert not reader.all("a")
     assert "12 molecules" in reader.text["p"]
@@ -370,6 +339,6 @@ def test_a_page_of_many_molecules_shows_some_and_links_to_no_file_that_is_not_th
 def test_a_page_escapes_what_it_is_told(tmp_path: Path) -> None:
     batch = samples(2)
     named = Batch(batch.x, batch.mask, {"</script><b>": batch.cond["gap"]})
-    reader = read_page(page.write_page(tmp_path, named, ELEMENTS))
+    reader = read_page(page.write_page(tmp_path, molecules(named, ELEMENTS)))
     assert not reader.all("b")
     assert "</script><b> 5" in reader.text["small"]

@@ -15,7 +15,7 @@ from core.folders import files_in
 from modalities.molecules import depiction
 from modalities.molecules.elements import atomic_numbers, check, symbol_of
 from modalities.molecules.files import RESERVED, entries
-from modalities.molecules.molecule import Molecule, molecules
+from modalities.molecules.molecule import VERDICTS, Molecule
 from modalities.molecules.reading import Record, read_sdf, read_xyz
 
 SDF = "samples.sdf"
@@ -23,35 +23,33 @@ READERS = {".xyz": partial(read_xyz, drawn=True), ".sdf": partial(read_sdf, hydr
 V2000_FARTHEST, V2000_MOST = 9999.0, 999  # angstrom, atoms or bonds, which the columns of the older format can hold
 
 
-def xyz_name(number: int) -> str:
+def xyz_name(index: int) -> str:
     """The file of a molecule."""
-    return f"{number:05d}.xyz"
+    return f"{index:05d}.xyz"
 
 
-def write_files(batch: Batch, elements: Sequence[str], folder: Path, first: int) -> None:
-    """One XYZ file per molecule, numbered from `first`: 00000.xyz, 00001.xyz, ...
+def write_files(found: Sequence[Molecule], folder: Path) -> None:
+    """One XYZ file per molecule, positions in angstrom, named by its index: 00000.xyz, 00001.xyz, ...
 
-    The second line has its conditions, such as `gap=6.81`. ValueError names molecules that are not finite; then nothing
-    is written.
+    The second line has its conditions, such as `gap=6.81`.
     """
-    found = molecules(batch, elements, first)
     folder.mkdir(parents=True, exist_ok=True)
     for molecule in found:
         about = " ".join(f"{name}={value:.8g}" for name, value in molecule.properties.items())
         atoms = zip(molecule.symbols, molecule.positions, strict=True)
         lines = [f"{symbol:<2} {x:14.6f} {y:14.6f} {z:14.6f}" for symbol, (x, y, z) in atoms]
         text = "\n".join([str(len(molecule)), about, *lines]) + "\n"
-        (folder / xyz_name(molecule.number)).write_text(text, encoding="utf-8")
+        (folder / xyz_name(molecule.index)).write_text(text, encoding="utf-8")
 
 
-def write_sdf(batch: Batch, elements: Sequence[str], path: Path) -> None:
+def write_sdf(found: Sequence[Molecule], path: Path) -> None:
     """All molecules in one SDF, in 3D, with the bonds that the field's rule infers and no others.
 
-    Each is named by its number, and tagged with its conditions, `stable`, `connected` and `valid` (yes or no), and
+    Each is named by its index, and tagged with its conditions, `stable`, `valid` and `connected` (yes or no), and
     `smiles` if valid. What the columns of the usual V2000 format cannot hold is written in V3000; RDKit reads both,
-    molecules that are not valid with sanitize=False. ValueError names molecules that are not finite.
+    molecules that are not valid with sanitize=False.
     """
-    records = [_sdf_record(molecule) for molecule in molecules(batch, elements)]
+    records = [_sdf_record(molecule) for molecule in found]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(records), encoding="utf-8")
 
@@ -60,13 +58,13 @@ def _sdf_record(molecule: Molecule) -> str:
     from rdkit import Chem
 
     mol = Chem.Mol(molecule.mol)
-    mol.SetProp("_Name", f"{molecule.number:05d}")
+    mol.SetProp("_Name", f"{molecule.index:05d}")
     mol.UpdatePropertyCache(strict=False)
-    farthest = np.abs(molecule.positions).max(initial=0)
-    large = farthest > V2000_FARTHEST or max(len(molecule), len(molecule.pairs)) > V2000_MOST
+    farthest = np.abs(molecule.positions).max()
+    large = farthest > V2000_FARTHEST or max(len(molecule), len(molecule.bonds)) > V2000_MOST
     block = Chem.MolToMolBlock(mol, kekulize=False, forceV3000=bool(large))
     tags = {name: f"{value:.8g}" for name, value in molecule.properties.items()}
-    tags |= {name: "yes" if getattr(molecule, name) else "no" for name in ("stable", "connected", "valid")}
+    tags |= {name: "yes" if getattr(molecule, name) else "no" for name in VERDICTS}
     if molecule.valid:
         tags["smiles"] = depiction.smiles(molecule)
     return block + "".join(f">  <{name}>\n{value}\n\n" for name, value in tags.items()) + "$$$$\n"

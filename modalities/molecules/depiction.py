@@ -49,9 +49,9 @@ def flat(molecule: Molecule) -> tuple[Chem.Mol, list[int]]:
         mol.UpdatePropertyCache(strict=False)
         if whole is None:
             Chem.FastFindRings(mol)
-        if len(molecule.pairs) > MOST_BONDS * len(molecule):
+        if len(molecule.bonds) > MOST_BONDS * len(molecule):
             lie = molecule.positions @ facing(molecule.positions).T
-            lie *= BOND / max(np.mean([np.linalg.norm(lie[i] - lie[j]) for i, j, _ in molecule.pairs]), 1e-6)
+            lie *= BOND / max(np.mean([np.linalg.norm(lie[i] - lie[j]) for i, j, _ in molecule.bonds]), 1e-6)
             for atom in mol.GetAtoms():  # hydrogens of a heap may be gone
                 x, y, _ = lie[atom.GetIntProp("row")]
                 mol.GetConformer().SetAtomPosition(atom.GetIdx(), (x, y, 0.0))

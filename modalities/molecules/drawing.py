@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from core.batch import Batch
 from modalities.molecules import rendering
-from modalities.molecules.molecule import SUBSCRIPTS, Molecule, molecules, spread
+from modalities.molecules.molecule import SUBSCRIPTS, VERDICTS, Molecule, molecules, spread
 from modalities.molecules.rendering import Picture, Turn
 from modalities.molecules.sheet import BROKEN, DPI, FAINT, INK, LINE, STABLE, Sheet, formula_picture, pixels, portrait
 
@@ -29,16 +30,16 @@ FALL_MILLISECONDS, TURN_MILLISECONDS, REST_MILLISECONDS = 70, 80, 900
 COLORS = 96
 
 
-def save_grid(batch: Batch, path: Path, elements: Sequence[str], real: Batch | None = None) -> None:
-    """Up to 24 samples, evenly spaced over the batch, and up to 6 real molecules in a row below them, as a PNG.
+def save_grid(samples: Sequence[Molecule], path: Path, real: Sequence[Molecule] = ()) -> None:
+    """Up to 24 samples, evenly spaced over all, and up to 6 real molecules in a row below them, as a PNG.
 
     Each is drawn as balls and sticks, seen at its widest, above its structural formula, in which atoms that are not
-    stable are marked; a green frame is around stable molecules. ValueError names molecules that are not finite.
+    stable are marked; a green frame is around stable molecules.
     """
-    shown = _chosen(batch, elements, COLUMNS * ROWS)
-    sections = [(f"{len(shown)} of {len(batch):,} samples", shown)]
-    if real is not None and len(real):
-        sections.append(("Real molecules", _chosen(real, elements, COLUMNS)))
+    shown = _chosen(samples, COLUMNS * ROWS)
+    sections = [(f"{len(shown)} of {len(samples):,} samples", shown)]
+    if real:
+        sections.append(("Real molecules", _chosen(real, COLUMNS)))
     lines = [-(-len(group) // COLUMNS) for _, group in sections]
     columns = max(3, min(COLUMNS, max(len(group) for _, group in sections)))
     step_x, step_y = CARD[0] + GAP, CARD[1] + GAP
@@ -53,14 +54,13 @@ def save_grid(batch: Batch, path: Path, elements: Sequence[str], real: Batch | N
     sheet.save(path)
 
 
-def _chosen(batch: Batch, elements: Sequence[str], most: int) -> list[Molecule]:
-    return molecules(batch[torch.tensor(spread(len(batch), most))], elements)
+def _chosen(found: Sequence[Molecule], most: int) -> list[Molecule]:
+    return [found[k] for k in spread(len(found), most)]
 
 
 def _head(sheet: Sheet, base: float, title: str, group: Sequence[Molecule]) -> None:
     sheet.text(MARGIN, base, title, 11, weight="bold")
-    figures = (("stable", "stable"), ("valid", "valid"), ("connected", "in one piece"))
-    words = ",  ".join(f"{sum(getattr(m, name) for m in group)} {word}" for name, word in figures)
+    words = ",  ".join(f"{sum(getattr(molecule, name) for molecule in group)} {name}" for name in VERDICTS)
     right = sheet.axes.get_xlim()[1] - MARGIN
     sheet.text(right, base, words, 8, ha="right", color=FAINT)
 
@@ -76,7 +76,7 @@ def _card(sheet: Sheet, left: float, top: float, molecule: Molecule) -> None:
     known = "  ".join(f"{name} {value:.3g}" for name, value in list(molecule.properties.items())[:1])
     sheet.text(left + CARD[0] - 0.1, base, known[:18], 6.5, ha="right", color=FAINT)
     at = left + 0.1
-    for word, wide in (("stable", 0.47), ("valid", 0.4), ("connected", 0)):
+    for word, wide in zip(VERDICTS, (0.47, 0.4, 0), strict=True):
         good = getattr(molecule, word)
         sheet.mark(at, base + 0.125, good)
         sheet.text(at + 0.11, base + 0.155, word, 6, color=INK if good else FAINT)
@@ -99,15 +99,14 @@ class Camera:
         self.unit = min(largest_unit, (size[0] / 2 - 3) / across, (size[1] / 2 - 3) / high)
 
     def _seen(self, molecule: Molecule) -> rendering.Positions:
-        return (molecule.positions - molecule.positions.mean(0, keepdims=True)) @ self.turn.T
+        return (molecule.positions - molecule.positions.mean(0)) @ self.turn.T
 
     def shoot(self, molecule: Molecule, angle: float = 0.0, finer: int = rendering.FINER) -> Picture:
         """A picture; angle: in radians, by which it is turned about the upright axis."""
         seen = self._seen(molecule) @ rendering.about(1, angle).T
-        if len(seen):
-            ball = max(rendering.radius(number) for number in molecule.numbers.tolist())
-            room = np.array([*self.size, 1.3 * max(self.size)]) / (2 * self.unit) - ball
-            seen = seen * min(1.0, *(room / np.abs(seen).max(0).clip(min=1e-9)))
+        ball = max(rendering.radius(number) for number in molecule.numbers.tolist())
+        room = np.array([*self.size, 1.3 * max(self.size)]) / (2 * self.unit) - ball
+        seen = seen * min(1.0, *(room / np.abs(seen).max(0).clip(min=1e-9)))
         return rendering.draw(seen, molecule.numbers, molecule.orders, self.size, self.unit, finer=finer)
 
 
@@ -142,23 +141,24 @@ def save_strip(moments: Sequence[Batch], path: Path, elements: Sequence[str]) ->
 def save_gif(moments: Sequence[Batch], path: Path, elements: Sequence[str]) -> None:
     """Up to 8 molecules as their atoms fall into place; then each turns around once, stable ones in green frames.
 
-    Between two moments the atoms are drawn on the straight way from one to the other.
+    Between two moments the atoms are drawn on the straight way from one to the other. ValueError names molecules that
+    are not finite.
     """
     rows = torch.tensor(spread(len(moments[-1]), GIF_MOST))
     way = [moment[rows].to("cpu") for moment in moments]
     ends = molecules(way[-1], elements)
     cameras = [Camera(end, GIF_TILE, GIF_UNIT, turning=True) for end in ends]
     frames, durations = [], []
-    for time in np.linspace(0, len(way) - 1, FALLING if len(way) > 1 else 1):
-        k = min(int(time), len(way) - 2) if len(way) > 1 else 0
-        now = way[k].with_x(torch.lerp(way[k].x, way[min(k + 1, len(way) - 1)].x, float(time) - k))
+    for time in np.linspace(0, len(way) - 1, FALLING).tolist():
+        before, after = way[math.floor(time)], way[math.ceil(time)]
+        now = before.with_x(torch.lerp(before.x, after.x, time % 1))
         frames.append(_frame(cameras, molecules(now, elements), 0.0))
         durations.append(FALL_MILLISECONDS)
     stable = [end.stable for end in ends]
     for angle in np.linspace(0, 2 * np.pi, TURNING + 1):
         frames.append(_frame(cameras, ends, angle, stable))
         durations.append(TURN_MILLISECONDS)
-    durations[FALLING - 1 if len(way) > 1 else 0] = durations[-1] = REST_MILLISECONDS
+    durations[FALLING - 1] = durations[-1] = REST_MILLISECONDS
     _write_gif(frames, durations, path)
 
 

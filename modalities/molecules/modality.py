@@ -17,6 +17,7 @@ from core.modality import GRID, Modality, each
 from modalities.molecules import artefacts, drawing, metrics, page
 from modalities.molecules.elements import check
 from modalities.molecules.formula import parse
+from modalities.molecules.molecule import molecules
 
 
 class Molecules(Modality):
@@ -123,18 +124,19 @@ class Molecules(Modality):
         return torch.tensor([math.log(self.sizes[n] / total) for n in found])
 
     def write(self, batch: Batch, folder: Path | str, first: int) -> None:
-        artefacts.write_files(batch, self.elements, Path(folder), first)
+        artefacts.write_files(molecules(batch, self.elements, first), Path(folder))
 
     def read(self, folder: Path | str) -> Batch:
         return artefacts.read(Path(folder), self.elements)
 
     def grid(self, batch: Batch, path: Path | str) -> None:
-        drawing.save_grid(batch, Path(path), self.elements)
+        drawing.save_grid(molecules(batch, self.elements), Path(path))
 
     def present(self, batch: Batch, folder: Path, real: Batch | None) -> None:
-        artefacts.write_sdf(batch, self.elements, folder / artefacts.SDF)
-        drawing.save_grid(batch, folder / GRID, self.elements, real)
-        page.write_page(folder, batch, self.elements)
+        found = molecules(batch, self.elements)
+        artefacts.write_sdf(found, folder / artefacts.SDF)
+        drawing.save_grid(found, folder / GRID, [] if real is None else molecules(real, self.elements))
+        page.write_page(folder, found)
 
     def trajectory(self, moments: Sequence[Batch], folder: Path | str) -> None:
         folder = Path(folder)

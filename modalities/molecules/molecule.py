@@ -13,14 +13,15 @@ import torch
 from jaxtyping import Bool, Float, Int64
 
 from core.batch import Batch
-from modalities.molecules import bonds, chemistry
+from modalities.molecules import chemistry
+from modalities.molecules.bonds import bond_orders, connected, stable_atoms
 from modalities.molecules.elements import numbers, symbol_of
 
 if TYPE_CHECKING:
     from rdkit import Chem
 
-CHUNK = 256  # molecules whose pairs of atoms are looked at together
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+VERDICTS = ("stable", "valid", "connected")  # on a molecule, by their names
 
 Positions = Float[np.ndarray, "n 3"]
 Numbers = Int64[np.ndarray, " n"]
@@ -29,31 +30,61 @@ Orders = Int64[np.ndarray, "n n"]
 
 @dataclass(frozen=True)
 class Molecule:
-    """n atoms without padding, and their bonds.
+    """n >= 1 atoms without padding; their bonds, and all that follows from them, are perceived once, when asked for.
 
-    number: which one of its batch it is.  positions: in angstrom.  numbers: atomic numbers.
-    orders: 0 to 3 for each pair, by `bonds.bond_orders`.  stable_atoms, connected: by `bonds` too.
+    index: which one of its batch it is.  positions: in angstrom.  numbers: atomic numbers.
     properties: what it was asked to be, or is known to be, by name.
     """
 
-    number: int
+    index: int
     positions: Positions
     numbers: Numbers
-    orders: Orders
-    stable_atoms: Bool[np.ndarray, " n"]
-    connected: bool
     properties: Mapping[str, float]
 
     def __len__(self) -> int:
         return len(self.numbers)
 
+    @cached_property
+    def orders(self) -> Orders:
+        """The bond order of each pair of atoms, 0 to 3, by `bond_orders`: in single precision, as for the figures."""
+        positions = torch.from_numpy(self.positions).float()
+        return bond_orders(positions[None], torch.from_numpy(self.numbers)[None])[0].numpy()
+
+    @property
+    def bonds(self) -> list[tuple[int, int, int]]:
+        """Two atoms, the lower first, and the order."""
+        found = np.argwhere(np.triu(self.orders))
+        return [(int(i), int(j), int(self.orders[i, j])) for i, j in found]
+
+    @cached_property
+    def stable_atoms(self) -> Bool[np.ndarray, " n"]:
+        """Which atoms have bonds whose orders sum to their valence."""
+        return stable_atoms(torch.from_numpy(self.orders)[None], torch.from_numpy(self.numbers)[None])[0].numpy()
+
     @property
     def stable(self) -> bool:
-        """Whether all its atoms are, and it has one at least."""
-        return bool(len(self) and self.stable_atoms.all())
+        """Whether all its atoms are."""
+        return bool(self.stable_atoms.all())
+
+    @cached_property
+    def connected(self) -> bool:
+        """Whether it is in one piece."""
+        return bool(connected(torch.from_numpy(self.orders)[None], torch.from_numpy(self.numbers)[None]))
+
+    @cached_property
+    def mol(self) -> Chem.Mol:
+        """As RDKit's molecule, unsanitised, with its one conformer."""
+        arrays = (self.positions, self.numbers, self.orders)
+        return chemistry.to_rdkit(*(torch.from_numpy(array) for array in arrays))
+
+    @cached_property
+    def valid(self) -> bool:
+        """By the field's rule: whether RDKit sanitises it, with open valences filled up."""
+        return chemistry.smiles_of(self.mol) is not None
 
     @property
     def symbols(self) -> list[str]:
+        """Of its elements, atom by atom."""
         return [symbol_of(number) for number in self.numbers.tolist()]
 
     @property
@@ -64,32 +95,11 @@ class Molecule:
         order = first + sorted(count.keys() - set(first))
         return "".join(symbol + (str(count[symbol]) if count[symbol] > 1 else "") for symbol in order)
 
-    @cached_property
-    def mol(self) -> Chem.Mol:
-        """As RDKit's molecule, unsanitised, with its one conformer."""
-        arrays = (self.positions, self.numbers, self.orders)
-        return chemistry.to_rdkit(*(torch.from_numpy(array) for array in arrays))
-
-    @cached_property
-    def smiles(self) -> str | None:
-        """Of the largest fragment; None if RDKit refuses the molecule."""
-        return chemistry.smiles_of(self.mol)
-
-    @property
-    def valid(self) -> bool:
-        return self.smiles is not None
-
-    @property
-    def pairs(self) -> list[tuple[int, int, int]]:
-        """The bonds: two atoms, the lower first, and the order."""
-        found = np.argwhere(np.triu(self.orders))
-        return [(int(i), int(j), int(self.orders[i, j])) for i, j in found]
-
 
 def molecules(batch: Batch, elements: Sequence[str], first: int = 0) -> list[Molecule]:
-    """The molecules of a batch, counted from `first`; the element of an atom is the one with the highest score.
+    """The molecules of a batch (B, N, 3 + elements) in angstrom, counted from `first`.
 
-    ValueError names those with positions that are not finite.
+    The element of an atom is the one with the highest score. ValueError names molecules whose positions are not finite.
     """
     batch = batch.to("cpu")
     atoms = numbers(batch.x, batch.mask, elements)
@@ -97,29 +107,13 @@ def molecules(batch: Batch, elements: Sequence[str], first: int = 0) -> list[Mol
     bad = (~(positions.isfinite().all(-1) | (atoms == 0)).all(1)).nonzero().flatten().tolist()
     if bad:
         raise ValueError(f"{len(bad)} of {len(atoms)} molecules are not finite, the first is number {first + bad[0]}")
-    found = []
-    for begin in range(0, len(atoms), CHUNK):
-        rows = slice(begin, begin + CHUNK)
-        orders = bonds.bond_orders(positions[rows], atoms[rows])
-        stable, connected = bonds.stable_atoms(orders, atoms[rows]), bonds.connected(orders, atoms[rows])
-        for k in range(len(orders)):
-            row = begin + k
-            here = atoms[row] > 0
-            found.append(
-                Molecule(
-                    first + row,
-                    positions[row, here].numpy(),
-                    atoms[row, here].numpy(),
-                    orders[k][here][:, here].numpy(),
-                    stable[k, here].numpy(),
-                    bool(connected[k]),
-                    properties(batch, row),
-                )
-            )
-    return found
+    return [
+        Molecule(first + row, positions[row, real].numpy(), atoms[row, real].numpy(), _properties(batch, row))
+        for row, real in enumerate(atoms > 0)
+    ]
 
 
-def properties(batch: Batch, row: int) -> dict[str, float]:
+def _properties(batch: Batch, row: int) -> dict[str, float]:
     """The conditions of a molecule that are plain numbers."""
     return {name: float(value[row]) for name, value in batch.cond.items() if value.ndim == 1 and name != "drop"}
 

@@ -57,7 +57,7 @@ def facing(positions: Positions) -> Turn:
     It is leaned back and aside a little, so that flat molecules look solid too. `positions @ facing(positions).T` are
     the coordinates (right, up, towards the viewer); no molecule becomes its mirror image.
     """
-    around = positions - positions.mean(0, keepdims=True) if len(positions) else np.zeros((1, 3))
+    around = positions - positions.mean(0)
     axes = np.linalg.svd(around.T @ around + np.diag([3e-6, 2e-6, 1e-6]))[2]
     skew = ((around @ axes.T) ** 3).sum(0)
     axes *= np.where(skew < 0, -1.0, 1.0)[:, None]  # one way of two, the same for every copy of a molecule
@@ -76,8 +76,6 @@ def about(axis: int, angle: float) -> Turn:
 
 def reach(positions: Positions, numbers: Numbers) -> tuple[float, float]:
     """How far the balls reach from the origin, to the sides and up or down, in angstrom."""
-    if not len(numbers):
-        return 1.0, 1.0
     radii = np.array([radius(number) for number in numbers.tolist()])
     across, high = (np.abs(positions[:, :2]) + radii[:, None]).max(0)
     return float(across), float(high)
@@ -89,13 +87,12 @@ def draw(
     orders: Orders,
     size: tuple[int, int],
     unit: float,
-    paper: Sequence[float] = (1.0, 1.0, 1.0),
     finer: int = FINER,
 ) -> Picture:
-    """A picture of size (width, height) in pixels.
+    """A picture of size (width, height) in pixels, on white.
 
     positions: (right, up, towards the viewer) in angstrom, from the middle of the picture.  unit: pixels per angstrom.
-    paper: colour behind the molecule.  finer: rays per pixel and axis, of which the pixel is the mean.
+    finer: rays per pixel and axis, of which the pixel is the mean.
     """
     scene = _Scene(size[0] * finer, size[1] * finer, unit * finer)
     balls = [radius(number) for number in numbers.tolist()]
@@ -106,7 +103,7 @@ def draw(
         middle = 0.5 + (balls[i] - balls[j]) / (2 * max(np.linalg.norm(positions[i] - positions[j]), 1e-6))
         for shift in _shifts(positions[i], positions[j], int(orders[i, j])):
             scene.stick(positions[i] + shift, positions[j] + shift, STICK[int(orders[i, j])], colors, middle)
-    light = scene.light(positions, np.array(balls), np.array(paper))
+    light = scene.light(positions, np.array(balls))
     picture = Image.fromarray((light * 255).round().astype(np.uint8))
     return np.asarray(picture.reduce(finer) if finer > 1 else picture)
 
@@ -168,10 +165,10 @@ class _Scene:
         paint = np.where((place < middle * length)[..., None], paints[0], paints[1])
         self._put(window, (root > 0) & (place > 0) & (place < length), z + start[2], normal, paint)
 
-    def light(self, centres: Positions, balls: Float[np.ndarray, " n"], paper: Float[np.ndarray, "3"]) -> Rays:
-        """The colours of all rays, (height, width, 3) in [0, 1]."""
+    def light(self, centres: Positions, balls: Float[np.ndarray, " n"]) -> Rays:
+        """The colours of all rays, (height, width, 3) in [0, 1]; white where they meet nothing."""
         met = np.isfinite(self.depth)
-        light = np.broadcast_to(paper, self.paint.shape).astype(np.float32)
+        light = np.ones_like(self.paint)
         if not met.any():
             return light
         normal, depth = self.normal[met], self.depth[met]
@@ -182,7 +179,7 @@ class _Scene:
         open_ = 1 - SHADE * _shadow(points, normal, centres.astype(np.float32), balls.astype(np.float32))
         color = self.paint[met] * ((AMBIENT + DIFFUSE * lambert) * open_)[:, None] + (SHINE * shine * open_)[:, None]
         far = ((depth.max() - depth) / MIST_DEPTH).clip(0, 1)[:, None]
-        light[met] = color.clip(0, 1) * (1 - MIST * far) + paper * MIST * far
+        light[met] = color.clip(0, 1) * (1 - MIST * far) + MIST * far
         return (light * (1 - self._edges()[..., None])).clip(0, 1)
 
     def _window(self, low: Float[np.ndarray, "2"], high: Float[np.ndarray, "2"]) -> tuple[tuple[slice, slice], ...]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 160
+MARK = 0.075  # inches: the width of a tick or a cross
 STABLE, BROKEN, INK, FAINT, LINE = "#23924f", "#c4453c", "#26282e", "#777c87", "#d9dce2"
 
 
@@ -35,7 +36,7 @@ class Sheet:
         self.axes: Axes = self.figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
         self.axes.set_axis_off()
 
-    def text(self, left: float, base: float, words: str, size: float = 7, **style: object) -> None:
+    def text(self, left: float, base: float, words: str, size: float, **style: object) -> None:
         """Words of `size` points that stand on a line at `base`."""
         self.axes.text(left, base, words.replace("$", r"\$"), fontsize=size, **{"color": INK, **style})
 
@@ -53,15 +54,16 @@ class Sheet:
         self.axes.add_patch(FancyBboxPatch((left, top), *size, linewidth=wide, zorder=-1, **style))
 
     def line(self, left: float, top: float, right: float) -> None:
+        """A thin one, from left to right."""
         self.axes.plot((left, right), (top, top), color=LINE, linewidth=0.6, solid_capstyle="butt")
 
-    def mark(self, left: float, middle: float, good: bool, size: float = 0.075) -> None:
-        """A tick or a cross, `size` inches wide."""
+    def mark(self, left: float, middle: float, good: bool) -> None:
+        """A tick or a cross."""
         tick, cross = ([(0, 0.5), (0.36, 0.86), (1, 0.1)],), ([(0.1, 0.1), (0.9, 0.9)], [(0.1, 0.9), (0.9, 0.1)])
         for stroke in tick if good else cross:
-            x, y = np.array(stroke).T * size
+            x, y = np.array(stroke).T * MARK
             style = {"linewidth": 1.3, "solid_capstyle": "round", "solid_joinstyle": "round"}
-            self.axes.plot(left + x, middle - size / 2 + y, color=STABLE if good else BROKEN, **style)
+            self.axes.plot(left + x, middle - MARK / 2 + y, color=STABLE if good else BROKEN, **style)
 
     def save(self, path: Path) -> None:
         self.canvas.draw()
@@ -72,7 +74,7 @@ class Sheet:
 def portrait(molecule: Molecule, size: tuple[int, int], largest_unit: float) -> Picture:
     """Balls and sticks at their widest, as large as fits, at most `largest_unit` pixels per angstrom."""
     seen = molecule.positions @ rendering.facing(molecule.positions).T
-    seen = seen - (seen.max(0, initial=0) + seen.min(0, initial=0)) / 2 if len(seen) else seen
+    seen = seen - (seen.max(0) + seen.min(0)) / 2
     across, high = rendering.reach(seen, molecule.numbers)
     unit = min(largest_unit, (size[0] / 2 - 2) / across, (size[1] / 2 - 2) / high)
     return rendering.draw(seen, molecule.numbers, molecule.orders, size, unit)

@@ -1,8 +1,7 @@
 "use strict";
 // Draws each molecule of the page on its canvas as balls and sticks, which turn by themselves and by dragging.
 // Balls are pictures made once per colour, size and distance, sticks are shaded strips; what is nearer is drawn later.
-const { colors, radii, molecules } = JSON.parse(document.getElementById("data").textContent);
-const STICK = [0, 0.115, 0.075, 0.06], APART = [0, 0, 0.115, 0.15]; // angstrom, by the order of a bond
+const { colors, radii, stick, apart, molecules } = JSON.parse(document.getElementById("data").textContent);
 const MIST = 0.45, LEVELS = 10, LARGEST = 0.12, SPEED = 0.55; // the last: radians per second
 const ROUND = [[0, 8, 0.75], [0.1, 0, 0.12], [0.32, 255, 0.3], [0.55, 0, 0.06], [0.9, 0, 0.5], [1, 8, 0.8]]; // sticks
 const SOLID = [[0, 255, 0.4], [0.16, 255, 0.14], [0.36, 0, 0], [0.68, 0, 0.18], [0.9, 0, 0.42], [1, 0, 0.52]]; // balls
@@ -120,10 +119,10 @@ class View {
     if (flat < 1e-3) return;
     let [ax, ay] = [-dy / flat, dx / flat]; // across, on the side that faces the light
     if (ax + 1.4 * ay > 0) [ax, ay] = [-ax, -ay];
-    const thick = STICK[order] * unit, base = rgb(colors[symbol]);
+    const thick = stick[order] * unit, base = rgb(colors[symbol]);
     const tone = (value, part) => css(mix(mix(base, [value, value, value], part), paper, (MIST * level) / LEVELS));
     for (const row of ROWS[order]) {
-      const shift = row * APART[order] * unit * (ay > 0 || (ay === 0 && ax > 0) ? 1 : -1);
+      const shift = row * apart[order] * unit * (ay > 0 || (ay === 0 && ax > 0) ? 1 : -1);
       const [x0, y0] = [from[0] * unit + ax * shift, -from[1] * unit + ay * shift];
       const [x1, y1] = [to[0] * unit + ax * shift, -to[1] * unit + ay * shift];
       const shade = pen.createLinearGradient(x0 + ax * thick, y0 + ay * thick, x0 - ax * thick, y0 - ay * thick);
