@@ -250,6 +250,28 @@ def test_a_portrait_is_the_same_wherever_the_molecule_lies() -> None:
     assert (difference > 8).mean() < 0.01
 
 
+@pytest.mark.parametrize(
+    ("symbols", "places"),
+    [
+        ("OOCNCO", [[-56, 31, -163], [-106, -69, -54], [22, -3, 103], [-80, 50, 11], [-23, 11, -12], [-52, 19, -105]]),
+        (
+            "FHCCONCCOON",
+            [
+                [-40, -90, 70], [10, -60, 100], [60, 0, 70], [140, -40, -130], [-140, 130, -10], [-100, 30, -110],
+                [50, -20, -70], [40, 100, 120], [-60, 50, 0], [150, -20, -120], [0, 80, 60],
+            ],
+        ),
+    ],
+    ids=["two atoms in one place", "no layout"],
+)  # fmt: skip
+def test_a_tangle_that_rdkit_refuses_to_draw_is_drawn(symbols: str, places: list[list[int]]) -> None:
+    """Noise of 1 angstrom: RDKit lays the first one out with two bonded atoms in one place, and the second not at all,
+    and raises "Cannot normalize a zero length vector"."""
+    [tangle] = molecules(batch_of((symbols, torch.tensor(places) / 100)), ELEMENTS)
+    assert not tangle.valid
+    assert depiction.svg(tangle, (240, 110)).count("<path") > len(tangle)
+
+
 def way(batch: Batch, moments: int = 5) -> list[Batch]:
     """From noise of 80 to the data."""
     noise = torch.randn(batch.x.shape, generator=torch.Generator().manual_seed(2))

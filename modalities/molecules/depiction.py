@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from modalities.molecules.bonds import HEAVIEST
 from modalities.molecules.chemistry import sanitised
 from modalities.molecules.elements import atomic_numbers
 from modalities.molecules.molecule import Molecule
-from modalities.molecules.rendering import COLORS, facing
+from modalities.molecules.rendering import COLORS, color, facing
 
 if TYPE_CHECKING:
     from rdkit import Chem
@@ -24,14 +25,13 @@ BOND = 1.5  # usual length of a bond in a formula, in RDKit's units
 MOST_BONDS = 2  # per atom, in what can be laid out; heaps of atoms have more, and are drawn as they lie
 
 
-def flat(molecule: Molecule) -> tuple[Chem.Mol, list[int]]:
-    """The molecule without the hydrogens that need not be drawn, and its atoms that are not stable.
+def _skeleton(molecule: Molecule) -> Chem.Mol:
+    """The molecule without the hydrogens that need not be drawn; atoms have their row, and `unstable` if they are.
 
     An unstable hydrogen that is not drawn counts for its neighbour. Open valences are not filled up, and an invalid
     molecule keeps its bonds as they are.
     """
     from rdkit import Chem, rdBase
-    from rdkit.Chem import rdDepictor
 
     mol = Chem.RWMol(molecule.mol)
     unstable = set()
@@ -43,25 +43,41 @@ def flat(molecule: Molecule) -> tuple[Chem.Mol, list[int]]:
             unstable.update([atom.GetIdx(), *near])
     for k in unstable:
         mol.GetAtomWithIdx(k).SetBoolProp("unstable", True)
+    whole = sanitised(mol)
     with rdBase.BlockLogs():
-        whole = sanitised(mol)
         mol = Chem.RemoveHs(mol if whole is None else whole, sanitize=False)
         mol.UpdatePropertyCache(strict=False)
         if whole is None:
             Chem.FastFindRings(mol)
-        if len(molecule.bonds) > MOST_BONDS * len(molecule):
-            lie = molecule.positions @ facing(molecule.positions).T
-            lie *= BOND / max(np.mean([np.linalg.norm(lie[i] - lie[j]) for i, j, _ in molecule.bonds]), 1e-6)
-            for atom in mol.GetAtoms():  # hydrogens of a heap may be gone
-                x, y, _ = lie[atom.GetIntProp("row")]
-                mol.GetConformer().SetAtomPosition(atom.GetIdx(), (x, y, 0.0))
-        else:
-            rdDepictor.Compute2DCoords(mol)
-            _shelve(mol)
-            _part(mol)
     for atom in mol.GetAtoms():
         atom.SetNumRadicalElectrons(0)  # would be dots; what is unstable is marked
-    return mol, [atom.GetIdx() for atom in mol.GetAtoms() if atom.HasProp("unstable")]
+    return mol
+
+
+def _lay_out(mol: Chem.Mol, molecule: Molecule) -> None:
+    """Gives a skeleton flat coordinates: RDKit's, or for heaps and what RDKit finds none for, as the atoms lie."""
+    from rdkit.Chem import rdDepictor
+
+    if len(molecule.bonds) > MOST_BONDS * len(molecule):
+        _lay_down(mol, molecule)
+    else:
+        try:
+            rdDepictor.Compute2DCoords(mol)
+        except RuntimeError:  # "Cannot normalize a zero length vector", of some tangles
+            _lay_down(mol, molecule)
+        else:
+            _shelve(mol)
+    _part(mol)
+
+
+def _lay_down(mol: Chem.Mol, molecule: Molecule) -> None:
+    """As the atoms lie when seen at their widest."""
+    lie = molecule.positions @ facing(molecule.positions).T
+    lengths = [np.linalg.norm(lie[i] - lie[j]) for i, j, _ in molecule.bonds]
+    lie *= BOND / max(np.mean(lengths), 1e-6)
+    for atom in mol.GetAtoms():  # some hydrogens may be gone
+        x, y, _ = lie[atom.GetIntProp("row")]
+        mol.GetConformer().SetAtomPosition(atom.GetIdx(), (x, y, 0.0))
 
 
 def _shelve(mol: Chem.Mol) -> None:
@@ -98,7 +114,7 @@ def smiles(molecule: Molecule) -> str | None:
     """Canonical, without hydrogens that follow from the valences, all pieces of it; None for an invalid molecule."""
     from rdkit import Chem
 
-    return Chem.MolToSmiles(flat(molecule)[0]) if molecule.valid else None
+    return Chem.MolToSmiles(_skeleton(molecule)) if molecule.valid else None
 
 
 def png(molecule: Molecule, size: tuple[int, int]) -> bytes:
@@ -123,11 +139,14 @@ def svg(molecule: Molecule, size: tuple[int, int]) -> str:
 
 
 def _drawn(molecule: Molecule, drawer: MolDraw2D) -> bytes | str:
-    from rdkit import Chem
+    from rdkit import Chem, rdBase
 
-    mol, unstable = flat(molecule)
+    mol = _skeleton(molecule)
+    with rdBase.BlockLogs():
+        _lay_out(mol, molecule)
     if molecule.valid:
         Chem.Kekulize(mol, clearAromaticFlags=True)
+    unstable = [atom.GetIdx() for atom in mol.GetAtoms() if atom.HasProp("unstable")]
     _style(drawer.drawOptions())
     drawer.DrawMolecule(mol, highlightAtoms=unstable, highlightBonds=[])
     drawer.FinishDrawing()
@@ -143,9 +162,7 @@ def _style(options: MolDrawOptions) -> None:
     options.minFontSize = 8
     options.setHighlightColour(UNSTABLE)
     options.highlightRadius = 0.34
-    palette = dict.fromkeys(range(1, 87), INK)
-    for symbol, code in COLORS.items():
-        if symbol not in ("H", "C"):
-            [number] = atomic_numbers([symbol])
-            palette[number] = tuple(DARKER * int(code[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    palette = dict.fromkeys(range(1, HEAVIEST + 1), INK)
+    for number in atomic_numbers(sorted(COLORS.keys() - {"H", "C"})):
+        palette[number] = tuple(DARKER * part for part in color(number))
     options.updateAtomPalette(palette)
