@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from core.errors import UserError
+from core.errors import UserError, reason_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -83,10 +83,10 @@ def _explain(error: BaseException, command: str) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if type(error).__name__ == "MisconfigurationException":  # Lightning's: there is no such accelerator, for example
-        return " ".join(str(error).split())
+        return reason_of(error)
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None
-    text = " ".join(str(error).split()).split(" Config search path")[0]
+    text = reason_of(error).split(" Config search path")[0]
     if found := re.search(r"Could not override '([^']+)'", text):
         return _unknown_key(found.group(1), command)
     return text

@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from core.errors import UserError
+from core.errors import UserError, reason_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -202,4 +202,4 @@ def _close(word: str, words: Collection[str]) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return reason_of(error)

@@ -94,6 +94,11 @@ def test_formulas_of_molecules_are_possible(formula: str) -> None:
     assert parse(formula, ELEMENTS)
 
 
+@pytest.mark.parametrize("formula", ["BNH6", "SF6", "PF5", "SiH4"])
+def test_so_are_those_of_elements_with_further_bonds(formula: str) -> None:
+    assert parse(formula, [*ELEMENTS, "B", "Si", "P", "S"])
+
+
 def test_log_prior_is_the_share_of_the_size() -> None:
     batch = modality().template(10)
     log_p = modality().log_prior(batch)

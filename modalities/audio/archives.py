@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from core import pulse
 from core.cli import say
-from core.errors import UserError
+from core.errors import UserError, reason_of
 
 MAX_FILE = 50_000_000  # bytes of one sound in an archive
 MAX_TOTAL = 2_000_000_000  # bytes of all that an archive says it holds, whether read or passed over
@@ -38,7 +38,7 @@ def wav_members(archive: Path, folder: str) -> dict[str, bytes]:
     try:
         return dict(sorted(members(archive, folder)))
     except (tarfile.TarError, zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = reason_of(error)
         raise UserError(f"{archive} is not a readable .tar.gz or .zip archive: {reason}") from error
     except (ValueError, NotImplementedError, OverflowError) as error:  # headers that make no sense
         raise UserError(f"{archive} is a damaged archive: {' '.join(str(error).split())}") from error
@@ -121,7 +121,7 @@ def download(url: str, to: Path, instead: str) -> None:
             raise OSError(f"the connection ended after {done:,} of {expected:,} bytes")
         scratch.replace(to)
     except (OSError, http.client.HTTPException, ValueError) as error:  # urllib's own errors are OSErrors
-        reason = " ".join(str(getattr(error, "reason", None) or error).split()) or type(error).__name__
+        reason = reason_of(getattr(error, "reason", None) or error)
         raise UserError(f"{url} cannot be downloaded ({reason}): {instead}") from error
     finally:
         scratch.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from jaxtyping import Int64
 
 from core.cache import cache_dir
 from core.cli import say
-from core.errors import UserError
+from core.errors import UserError, reason_of
 from core.folders import report_skipped
 from core.splits import check_shares, stratified_split
 from modalities.audio.clips import Reader, sound_files
@@ -131,7 +131,7 @@ def _open(name: str, root: Path, **options: str) -> Any:
     try:
         return getattr(datasets, name)(root=str(root), download=True, **options)
     except Exception as error:  # no network, a moved address, a wrong checksum, a bad archive, a full disk, ...
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = reason_of(error)
         raise UserError(f"torchaudio's {name} could not be loaded into {root}: {reason}") from error
 
 

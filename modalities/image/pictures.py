@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from core.errors import UserError
+from core.errors import UserError, reason_of
 from core.folders import files_in
 from core.pulse import Pulse
 
@@ -36,7 +36,7 @@ def decode_all(
         try:
             x[row] = read_picture(files[row], size, channels)
         except Exception as error:  # on damaged bytes a decoder may raise anything
-            errors[files[row]] = " ".join(str(error).split()) or type(error).__name__
+            errors[files[row]] = reason_of(error)
 
     pulse = Pulse("decoded", len(files), "pictures")
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside Python's lock

@@ -16,7 +16,7 @@ from PIL import Image
 
 from core.cache import building, cache_dir
 from core.cli import say
-from core.errors import UserError
+from core.errors import UserError, reason_of
 from core.pulse import Pulse
 from core.splits import stratified_split
 from modalities.image.data import ImageData, write_about, write_splits
@@ -99,7 +99,7 @@ def _open(dataset: Any, root: Path, options: Mapping[str, Any]) -> list[Any]:
     try:
         return [dataset(**arguments, **part) for part in divided]
     except Exception as error:  # no network, a moved address, a bad archive, a missing package, a wrong option, ...
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = reason_of(error)
         raise UserError(f"torchvision's {dataset.__name__} could not be loaded into {root}: {reason}") from error
 
 

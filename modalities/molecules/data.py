@@ -153,7 +153,7 @@ def write_cache(
     rows: Mapping[str, Int64[np.ndarray, " _"]],
     skipped: Sequence[str] = (),
 ) -> None:
-    """Fills a cache. rows: the molecules of each split, in its order. UserError if a split is empty."""
+    """Fills a cache. rows: the molecules of each split, in its order. UserError if a split is empty or a number no number."""
     for split in SPLITS:
         if not len(rows[split]):
             reason = f"; skipped {len(skipped):,} records, such as {skipped[0]}" if skipped else ""
@@ -163,6 +163,8 @@ def write_cache(
     np.save(folder / "species.npy", species.astype(np.uint8))
     np.save(folder / "size.npy", sizes.astype(np.int64))
     for name, values in properties.items():
+        if not np.isfinite(values).all():
+            raise UserError(f"the property {name} of molecule {np.argmin(np.isfinite(values)) + 1} is no finite number")
         np.save(folder / f"property_{name}.npy", values.astype(np.float32))
     about = {"elements": list(elements), "properties": list(properties), "skipped": list(skipped)}
     about["spread"] = round(_spread(positions, sizes), 2)

@@ -18,7 +18,7 @@ from jaxtyping import Int64
 
 from core.cache import building, cache_dir
 from core.cli import say
-from core.errors import UserError
+from core.errors import UserError, reason_of
 from core.folders import files_in, fingerprint, report_skipped
 from core.pulse import Pulse
 from core.splits import SPLIT_SEED, check_shares, stratified_split
@@ -249,7 +249,7 @@ def entries(files: Sequence[Path], read: Reader, pulse: bool) -> Iterator[tuple[
                     if pulse:
                         progress(before + raw.tell())
         except (OSError, EOFError, zlib.error, csv.Error) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = reason_of(error)
             yield file, (f"from record {number + 1} on", f"the file cannot be read: {reason}")
         before += file.stat().st_size
 

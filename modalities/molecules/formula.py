@@ -13,7 +13,7 @@ from modalities.molecules.elements import symbol_of
 TERM = re.compile(r"([A-Z][a-z]?)(\d{0,4})", re.ASCII)  # more of an element is no molecule to draw
 VALENCES = {symbol_of(number): valence for number, valence in bonds.VALENCES.items()}
 VALENCES |= {"B": 3, "Si": 4, "P": 3, "S": 2, "Cl": 1, "Br": 1, "I": 1}
-HYPERVALENT = {"P", "S", "Cl", "Br", "I"}  # they may also bind 2, 4, ... atoms more
+HYPERVALENT = {"B", "P", "S", "Cl", "Br", "I"}  # they may bind more atoms, boron those that lend it both electrons
 
 
 def parse(formula: str, elements: Sequence[str]) -> list[int]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from core.cache import building, cache_dir
 from core.cli import say
-from core.errors import UserError
+from core.errors import UserError, reason_of
 from core.folders import fingerprint
 from core.pulse import Pulse
 from modalities.molecules import qm9
@@ -95,7 +95,7 @@ def download(raw: Path) -> None:
             with patience(SILENCE):
                 Raw().download()
         except Exception as error:  # no network, a moved address, a bad archive, a full disk, ...
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = reason_of(error)
             raise UserError(f"PyTorch Geometric could not download QM9 ({reason}): {INSTEAD}") from error
 
 

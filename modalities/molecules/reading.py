@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int64
 
-from core.errors import UserError
+from core.errors import UserError, reason_of
 from modalities.molecules.elements import HEAVIEST, atomic_numbers
 
 FARTHEST = 1e4  # angstrom from the origin; float32 has steps of .001 there
@@ -77,7 +77,7 @@ def attempt(read: Callable[..., Record | Unwanted], *arguments: object) -> Recor
     try:
         return read(*arguments)
     except (ValueError, RuntimeError, UserError) as error:  # RDKit's own errors are ValueErrors or RuntimeErrors
-        return " ".join(str(error).split()) or type(error).__name__
+        return reason_of(error)
 
 
 def condition_name(name: str) -> str:
