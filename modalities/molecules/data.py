@@ -153,7 +153,7 @@ def write_cache(
     rows: Mapping[str, Int64[np.ndarray, " _"]],
     skipped: Sequence[str] = (),
 ) -> None:
-    """Fills a cache. rows: the molecules of each split, in its order. UserError if a split is empty or a number no number."""
+    """Fills a cache. rows: of each split, in its order. UserError if a split is empty or a property is no number."""
     for split in SPLITS:
         if not len(rows[split]):
             reason = f"; skipped {len(skipped):,} records, such as {skipped[0]}" if skipped else ""
