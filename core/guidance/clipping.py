@@ -1,4 +1,4 @@
-"""Guidance and clipping: wrappers that take a denoiser and are one, so that every sampler knows only one call."""
+"""x_0 kept within the range that data has."""
 
 from __future__ import annotations
 
@@ -10,41 +10,8 @@ from torch import Tensor, nn
 
 from core.batch import expand
 from core.denoiser import BaseDenoiser, Cond
+from core.guidance.wrapper import Wrapper
 from core.reverse import Denoised
-
-
-class Wrapper(BaseDenoiser):
-    """A denoiser around another, with its schedule and space."""
-
-    def __init__(self, denoiser: BaseDenoiser) -> None:
-        super().__init__()
-        self.denoiser = denoiser
-        self.schedule, self.space = denoiser.schedule, denoiser.space
-
-
-class ClassifierFree(Wrapper):
-    """u + scale (c - u) for the conditional c and the unconditional u: Ho & Salimans 2022, eq. 6 (scale = 1 + w).
-
-    Both are computed in one call on a doubled batch. scale = 1 is the plain conditional model, at no extra cost. The
-    formula is the same for x_0, eps and v, which are linear in each other.
-    """
-
-    def __init__(self, denoiser: BaseDenoiser, scale: float = 1.5) -> None:
-        super().__init__(denoiser)
-        self.scale = scale
-
-    def forward(
-        self, x_t: Float[Tensor, "b *s"], t: Float[Tensor, " b"], mask: Float[Tensor, "b *m"], cond: Cond
-    ) -> Denoised:
-        if self.scale == 1 or not cond:
-            return self.denoiser(x_t, t, mask, cond)
-        none = torch.zeros(len(x_t), dtype=torch.bool, device=x_t.device)
-        drop = torch.cat([cond.get("drop", none), ~none])  # a sample that is already null stays so in both halves
-        twice = {name: torch.cat([value, value]) for name, value in cond.items()} | {"drop": drop}
-        both = self.denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([mask, mask]), twice)
-        conditional, unconditional = both.x0.chunk(2)
-        x0 = torch.lerp(unconditional, conditional, self.scale)
-        return Denoised(x0, None if both.var_fraction is None else both.var_fraction.chunk(2)[0])
 
 
 class Clipped(Wrapper):
