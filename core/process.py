@@ -71,3 +71,12 @@ def eps_from_x_0(schedule: Schedule, x_t: X, x_0: X, t: Time) -> X:
     """The noise that x_t and the data imply."""
     alpha_t, sigma_t = schedule(t)
     return (x_t - alpha_t * x_0) / sigma_t
+
+
+def move_along_eps(schedule: Schedule, x_t: X, eps: X, t: Time, s: Time) -> X:
+    """x_s on the path of x_t that keeps its noise: Song, Meng & Ermon 2021, eq. 13; exact for the mean eps of the step.
+
+    It solves d(x / alpha) = eps d(sigma / alpha), the flow's equation, which no schedule appears in otherwise.
+    """
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
+    return alpha_s / alpha_t * x_t + (sigma_s - alpha_s * sigma_t / alpha_t) * eps

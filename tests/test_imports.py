@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 MODALITIES = sorted(p.name for p in (ROOT / "modalities").iterdir() if (p / "__init__.py").is_file())
 HEAVY = {"lightning", "hydra", "omegaconf", "torch_geometric", "rdkit", "e3nn", "torchaudio", "matplotlib"}
 
-# a module of the mathematics imports only modules of a lower rank
+# a module of the mathematics, a file or a folder of them, imports only modules of a lower rank
 RANKS = {
     "batch": 0,
     "random": 0,
@@ -29,7 +30,7 @@ RANKS = {
     "denoiser": 3,
     "guidance": 4,
     "samplers": 4,
-    "editing": 4,
+    "editing": 5,
     "likelihood": 4,
     "objective": 4,
     "fitting": 5,
@@ -47,29 +48,32 @@ PLUMBING = {
     "pulse": 2,
     "folders": 2,
     "weights": 1,
-    "features": 2,
+    "features": 3,
     "config": 1,
     "data": 1,
-    "modality": 1,
+    "editable": 1,
+    "modality": 2,
     "checkpoint": 1,
     "runs": 2,
     "settings": 1,
     "checkpoint_io": 2,
-    "build": 5,
+    "build": 6,
     "module": 5,
     "descent": 6,
-    "model": 6,
+    "model": 7,
     "budget": 6,
     "clipping": 6,
-    "callbacks": 6,
+    "callbacks": 8,
     "resume": 6,
-    "output": 7,
-    "evaluation": 8,
-    "sample": 9,
-    "fit": 9,
-    "evaluate": 10,
-    "export": 10,
-    "train": 10,
+    "output": 8,
+    "evaluation": 9,
+    "sample": 10,
+    "fit": 10,
+    "edits": 2,
+    "edit": 11,
+    "evaluate": 11,
+    "export": 11,
+    "train": 11,
 }
 LEAVES = {"batch", "schedules", "space", "prediction", "times"}
 
@@ -90,6 +94,18 @@ def imports(path: Path) -> set[str]:
             module = ".".join([*base, *([node.module] if node.module else [])])
             found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
     return found
+
+
+def files(module: str) -> list[Path]:
+    """The files of a module of core: one, or all those of its folder."""
+    path = ROOT / "core" / f"{module}.py"
+    return [path] if path.is_file() else sources(f"core/{module}")
+
+
+def of_project(module: str) -> set[str]:
+    """The other modules of core that a module's files import."""
+    names = [name.split(".") for path in files(module) for name in imports(path)]
+    return {parts[1] for parts in names if parts[0] == "core" and len(parts) > 1} - {module}
 
 
 def of_core(path: Path) -> set[str]:
@@ -113,27 +129,35 @@ def test_the_reader_sees_every_form_of_import(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("module", RANKS)
 def test_mathematics_is_pure_torch(module):
-    names = {name.split(".")[0] for name in imports(ROOT / "core" / f"{module}.py")}
+    names = {name.split(".")[0] for path in files(module) for name in imports(path)}
+    assert names
     assert names <= set(sys.stdlib_module_names) | {"torch", "jaxtyping", "core"}
 
 
 @pytest.mark.parametrize("module", RANKS)
 def test_mathematics_depends_downwards(module):
-    path = ROOT / "core" / f"{module}.py"
-    of_project = {name.split(".")[1] for name in imports(path) if name.startswith("core.")}
-    assert of_project <= RANKS.keys(), "the mathematics imports something that is not"
-    assert all(RANKS[other] < RANKS[module] for other in of_project)
+    assert of_project(module) <= RANKS.keys(), "the mathematics imports something that is not"
+    assert {other for other in of_project(module) if RANKS[other] >= RANKS[module]} == set()
 
 
 @pytest.mark.parametrize("module", PLUMBING)
 def test_plumbing_depends_downwards(module):
     ranks = RANKS | PLUMBING
-    found = {name.split(".")[1] for name in imports(ROOT / "core" / f"{module}.py") if name.startswith("core.")}
-    assert {other for other in found if ranks[other] >= ranks[module]} == set()
+    assert {other for other in of_project(module) if ranks[other] >= ranks[module]} == set()
 
 
 def test_every_file_of_core_has_a_rank():
-    assert {path.stem for path in (ROOT / "core").glob("*.py")} - {"__init__"} == RANKS.keys() | PLUMBING.keys()
+    """But `layers`: see `test_networks_know_no_diffusion`."""
+    found = {path.relative_to(ROOT / "core").with_suffix("").parts[0] for path in sources("core")}
+    assert found - {"__init__", "layers"} == RANKS.keys() | PLUMBING.keys()
+
+
+@pytest.mark.parametrize("module", [module for module in RANKS | PLUMBING if len(files(module)) > 1])
+def test_the_files_of_a_folder_import_each_other_in_one_direction(module):
+    known = {f"core.{module}.{path.stem}" for path in files(module)}
+    graph = {f"core.{module}.{path.stem}": imports(path) & known for path in files(module)}
+    assert any(graph.values())
+    list(graphlib.TopologicalSorter(graph).static_order())  # CycleError names the files of a circle
 
 
 @pytest.mark.parametrize("leaf", sorted(LEAVES))

@@ -6,7 +6,6 @@ no Monte Carlo error hides a wrong coefficient.
 
 from __future__ import annotations
 
-import inspect
 import math
 from itertools import pairwise
 
@@ -15,7 +14,7 @@ import torch
 from conftest import PREDICTIONS, SCHEDULES, each, gaussian, known
 from torch import Tensor
 
-from core import samplers, times
+from core import times
 from core.batch import Batch
 from core.denoiser import Denoiser
 from core.reverse import Large
@@ -42,7 +41,7 @@ def probe(sampler: Sampler, denoiser: Denoiser, t: Tensor, s: Tensor) -> tuple[f
     """(a, b, c) of the sampler's step, from its values at x = 0, x = 1 and noise = 1."""
     x = torch.tensor([[0.0], [1.0], [0.0]], dtype=torch.float64)
     noise = torch.tensor([[0.0], [0.0], [1.0]], dtype=torch.float64)
-    x_s, _ = sampler.step(Denoise(denoiser, Batch.full(x)), x, t, s, None, noise)
+    x_s, _ = sampler.step(Denoise(denoiser, Batch.full(x)), x, t, s, None, lambda: noise)
     b, a, c = x_s[:, 0].tolist()
     return a - b, b, c - b
 
@@ -70,7 +69,7 @@ def propagate(sampler: Sampler, schedule: Schedule, grid: Tensor, mean: float, v
     denoiser = known(schedule, gaussian(MEAN, SD))
     for t, s in pairwise(grid):
         a, b, c = probe(sampler, denoiser, t, s)
-        mean, var = a * mean + b, a**2 * var + (c**2 if s > 0 else 0)
+        mean, var = a * mean + b, a**2 * var + c**2
     return mean, var
 
 
@@ -78,11 +77,6 @@ def from_marginal(sampler: Sampler, schedule: Schedule, grid: Tensor) -> tuple[f
     """The same, from the true marginal at the grid's start."""
     alpha, sigma = level(schedule, grid[0])
     return propagate(sampler, schedule, grid, alpha * MEAN, alpha**2 * SD**2 + sigma**2)
-
-
-def test_every_sampler_is_tested():
-    found = {c for _, c in inspect.getmembers(samplers, inspect.isclass) if hasattr(c, "step") and c is not Sampler}
-    assert {type(s) for s in SAMPLERS.values()} == found
 
 
 @each_sampler
@@ -135,7 +129,7 @@ def test_few_steps_of_ddpm_lack_variance():
         denoiser, var = known(schedule, gaussian(0, sd)), 1.0
         for t, s in pairwise(grid):
             a, _, c = probe(DDPM(), denoiser, t, s)
-            var = a**2 * var + (c**2 if s > 0 else 0)
+            var = a**2 * var + c**2
         return var / sd**2
 
     assert share(20, 0.42) == pytest.approx(0.58, abs=0.005)
@@ -165,7 +159,7 @@ def test_a_full_covariance_is_propagated(schedule, sampler):
     x = torch.cat([torch.zeros_like(unit[:1]), unit, torch.zeros_like(unit)])
     noise = torch.cat([torch.zeros(4, 3, dtype=torch.float64), unit])
     for t, s in pairwise(times.LogSNR(12)(schedule)[:-1]):
-        x_s, _ = sampler.step(Denoise(denoiser, Batch.full(x)), x, t, s, None, noise)
+        x_s, _ = sampler.step(Denoise(denoiser, Batch.full(x)), x, t, s, None, lambda: noise)
         of_x, of_noise = ((basis.T @ (x_s[rows] - x_s[0]).T @ basis) for rows in (slice(1, 4), slice(4, 7)))
         shift = x_s[0] @ basis
         wanted = [

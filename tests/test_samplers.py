@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from itertools import pairwise
 
 import numpy as np
@@ -10,21 +11,47 @@ import torch
 from conftest import SCHEDULES, SPACES, each, gaussian, known, random_mask
 from torch import Tensor, nn
 
-from core import times
+from core import samplers, times
 from core.batch import Batch
-from core.denoiser import Denoiser
+from core.denoiser import BaseDenoiser, Denoiser
 from core.prediction import Epsilon
 from core.reverse import Denoised, Large, LogInterpolated, Small
-from core.samplers import DDIM, DDPM, Denoise, sample
+from core.samplers import (
+    DDIM,
+    DDPM,
+    AdamsBashforth,
+    Denoise,
+    DPMSolverPP,
+    Heun,
+    PredictorCorrector,
+    Sampler,
+    UniPC,
+    sample,
+)
 from core.schedules import BetaTable, Cosine, LinearBeta
 
 T = 1000
-SAMPLERS = {
+SAMPLERS: dict[str, Sampler] = {
     "ddpm_small": DDPM(),
     "ddpm_large": DDPM(Large()),
     "ddim_0": DDIM(),
     "ddim_half": DDIM(0.5),
     "ddim_1": DDIM(1.0),
+    "heun": Heun(),
+    "heun_churn": Heun(churn=0.3, churn_max=20.0, churn_noise=1.003),
+    "dpmpp_1": DPMSolverPP(1),
+    "dpmpp_2": DPMSolverPP(),
+    "dpmpp_3": DPMSolverPP(3),
+    "dpmpp_sde_1": DPMSolverPP(1, sde=True),
+    "dpmpp_sde_2": DPMSolverPP(sde=True),
+    "dpmpp_sde_3_half": DPMSolverPP(3, sde=0.5),
+    "unipc_2": UniPC(2),
+    "unipc_3": UniPC(),
+    "unip_3": UniPC(corrector=False),
+    "adams_bashforth": AdamsBashforth(),
+    "pndm": AdamsBashforth(equal_steps=True),
+    "predictor_corrector": PredictorCorrector(),
+    "predictor_corrector_2": PredictorCorrector(Heun(), corrections=2),
 }
 each_sampler, each_schedule = each(SAMPLERS, "sampler"), each(SCHEDULES, "schedule")
 
@@ -48,7 +75,7 @@ def ours(sampler, schedule: BetaTable, grid: times.Times, x: np.ndarray, noise: 
     x_t = torch.tensor(x)
     denoise, state, path = Denoise(step_denoiser(schedule), Batch.full(x_t)), None, []
     for (t, s), eps in zip(pairwise(grid(schedule)), torch.tensor(noise), strict=False):
-        x_t, state = sampler.step(denoise, x_t, t, s, state, eps)
+        x_t, state = sampler.step(denoise, x_t, t, s, state, lambda eps=eps: eps)
         path.append(x_t.numpy())
     return path
 
@@ -62,7 +89,7 @@ def ddim_by_index(betas, steps, eta: float, x: np.ndarray, noise: np.ndarray) ->
         sigma = eta * np.sqrt((1 - a_prev) / (1 - a)) * np.sqrt(1 - a / a_prev)
         eps = eps_theta(x, i)
         x_0 = (x - np.sqrt(1 - a) * eps) / np.sqrt(a)
-        x = np.sqrt(a_prev) * x_0 + np.sqrt(1 - a_prev - sigma**2) * eps + sigma * z
+        x = np.sqrt(a_prev) * x_0 + np.sqrt(1 - a_prev - sigma**2) * eps + sigma * z  # sigma is 0 at the last step
         path.append(x)
     return path
 
@@ -78,17 +105,25 @@ def ddpm_by_index(betas, large: bool, x: np.ndarray, noise: np.ndarray) -> list[
     return path
 
 
+def unwanted() -> Tensor:
+    """The noise of a step that needs none."""
+    raise AssertionError("the last step adds no noise")
+
+
 def start(steps: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    x, noise = rng.standard_normal((3, 4)), rng.standard_normal((steps, 3, 4))
-    noise[-1] = 0
-    return x, noise
+    return rng.standard_normal((3, 4)), rng.standard_normal((steps, 3, 4))
 
 
 def same(path: list[np.ndarray], wanted: list[np.ndarray]) -> None:
     assert len(path) == len(wanted)
     for x, y in zip(path, wanted, strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-8, atol=1e-9)
+
+
+def test_every_sampler_is_tested():
+    found = {c for _, c in inspect.getmembers(samplers, inspect.isclass) if hasattr(c, "step") and c is not Sampler}
+    assert {type(s) for s in SAMPLERS.values()} == found
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
@@ -125,17 +160,33 @@ def test_ddpm_is_ddim_with_eta_one(schedule):
     torch.testing.assert_close(*paths, rtol=1e-9, atol=1e-9)
 
 
+class Recording(Denoise):
+    """Remembers where it was asked, and its last answer."""
+
+    def __init__(self, denoiser: BaseDenoiser, batch: Batch) -> None:
+        super().__init__(denoiser, batch)
+        self.asked: list[Tensor] = []
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Denoised:
+        self.asked.append(t)
+        self.last = super().__call__(x_t, t)
+        return self.last
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @each_sampler
 @each_schedule
 def test_the_last_step_returns_the_denoised_data_exactly(schedule, sampler, dtype):
+    """At one evaluation and with no noise, but for what Heun's churn adds before it."""
     denoiser = known(schedule, lambda x, alpha, sigma: torch.tanh(x))
     x_t = torch.randn(3, 4, dtype=dtype, generator=torch.Generator().manual_seed(0))
-    denoise = Denoise(denoiser, Batch.full(x_t))
+    noise = (lambda: torch.ones_like(x_t)) if getattr(sampler, "churn", 0) else unwanted
     for t in (torch.tensor(1e-3, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)):
-        x_s, _ = sampler.step(denoise, x_t, t, torch.zeros_like(t), None, torch.zeros_like(x_t))
+        denoise = Recording(denoiser, Batch.full(x_t))
+        x_s, _ = sampler.step(denoise, x_t, t, torch.zeros_like(t), None, noise)
         assert x_s.dtype == dtype
-        assert torch.equal(x_s, denoise(x_t, t).x0)
+        assert torch.equal(x_s, denoise.last.x0)
+        assert denoise.nfe == 1
 
 
 @pytest.mark.parametrize("eta", [-0.1, 1.1])
