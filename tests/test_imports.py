@@ -69,7 +69,7 @@ PLUMBING = {
     "evaluation": 9,
     "sample": 10,
     "fit": 10,
-    "edits": 2,
+    "edits": 8,
     "edit": 11,
     "evaluate": 11,
     "export": 11,
