@@ -13,6 +13,7 @@ from core.codec import Codec
 from core.config import instantiate
 from core.data import Data, Source, whole
 from core.denoiser import BaseDenoiser, Denoiser, LearnedVariance
+from core.editing import Method, Operator
 from core.errors import UserError
 from core.levels import Discrete, NoiseLevels
 from core.modality import Instrument, Modality
@@ -45,12 +46,16 @@ KINDS: Mapping[str, type] = {
     "times": Times,
     "guidance": BaseDenoiser,
     "clip": BaseDenoiser,
+    "method": Method,
+    "measurement": Operator,
 }
 # What may stand within a part; a class of a package that the user allows may always.
-NESTED = (nn.Module, Schedule, Prediction, Weighting, Space, Codec, ReverseVariance, Instrument)
+NESTED = (nn.Module, Schedule, Prediction, Weighting, Space, Codec, ReverseVariance, Sampler, Instrument)
 CHOICES = {
     "guidance": "guidance=classifier_free",
     "clip": "clip=range or clip=dynamic",
+    "method": "method=replace, method=pigdm or method=dps",
+    "measurement": "measurement=downsample, for example",
 }  # of the parts that may be none
 
 
@@ -164,6 +169,18 @@ def _chosen(config: DictConfig, name: str) -> bool:
         if key != "_target_":
             raise UserError(f"{name}.{key}={node[key]}: there is no {name} to set it of; choose {CHOICES[name]}")
     return False
+
+
+def build_method(config: DictConfig) -> Method | None:
+    """How an edit follows what is known; None for the usual one."""
+    method: Method | None = part(config, "method") if _chosen(config, "method") else None
+    return method
+
+
+def build_operator(config: DictConfig) -> Operator | None:
+    """What was measured of the samples; None where nothing was."""
+    operator: Operator | None = part(config, "measurement") if _chosen(config, "measurement") else None
+    return operator
 
 
 def build_sampler(config: DictConfig, denoiser: BaseDenoiser) -> tuple[Sampler, torch.Tensor]:

@@ -19,7 +19,7 @@ Options = TypeVar("Options")
 # parts of a config whose keys depend on what is loaded: `cond.label=3` needs no `+` before it
 OPEN = ("cond", "guidance", "clip", "sampler", "times")
 # further ones of a command: data.path=... says where a checkpoint's data lies here
-OPEN_TO = {"sample": ("codec",), "evaluate": ("codec", "data")}
+OPEN_TO = {"sample": ("codec",), "evaluate": ("codec", "data"), "edit": ("codec", "method", "measurement", "grow")}
 
 
 def is_first_process() -> bool:

@@ -37,10 +37,26 @@ class Codec:
     def template(self, batch: Batch) -> Batch:
         """Shape, mask and conditions in diffusion coordinates of samples whose shape in data units is that of `batch`.
 
-        Its values are read only for `conditions`.
+        Its values are read only for `conditions`, and where something of them is kept: see `known`.
         """
-        encoded = self.encode(batch)
-        return encoded.with_x(torch.zeros_like(encoded.x))
+        encoded = self.known(batch)
+        return encoded if "keep" in encoded.cond else encoded.with_x(torch.zeros_like(encoded.x))
+
+    def known(self, batch: Batch) -> Batch:
+        """`encode` for samples of which something is known: `cond["keep"]` too is then in diffusion coordinates."""
+        if "keep" not in batch.cond:
+            return self.encode(batch)
+        cond = {name: value for name, value in batch.cond.items() if name != "keep"}
+        encoded = self.encode(Batch(batch.x, batch.mask, cond))
+        keep = self.kept(batch.cond["keep"].to(encoded.mask), encoded)
+        return Batch(encoded.x, encoded.mask, {**encoded.cond, "keep": keep})
+
+    def kept(self, keep: Tensor, encoded: Batch) -> Tensor:
+        """Which elements of z are known where `keep` marks those of the data; broadcastable to `encoded.x`.
+
+        As it is, for codecs that take each element for itself.
+        """
+        return keep
 
     def facts(self, data: Mapping[str, object]) -> Mapping[str, object]:
         """What follows from the data's facts in diffusion coordinates, such as the number or the scale of columns.

@@ -11,7 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core.batch import Batch
+from core.editable import Editable
 from core.errors import UserError
+from core.metrics import Headline
 
 GRID = "grid.png"
 GRID_SAMPLES = 100
@@ -23,7 +25,7 @@ class Instrument:
     name: str
 
 
-class Modality:
+class Modality(Editable):
     """How samples of a kind are asked for, written, read, drawn and measured.
 
     A package subclasses it and overrides what its kind needs; the defaults serve plain tensors of one shape with
@@ -112,6 +114,12 @@ class Modality:
         Those that `missing` names are left out.
         """
         raise NotImplementedError
+
+    def headlines(self, samples: Batch, reference: Batch) -> dict[str, Headline]:
+        """The few of these figures that say most, under the same names, as functions of the samples: their errors
+        follow from them. {} unless a kind names some.
+        """
+        return {}
 
 
 def each(name: str, wanted: object, n: int) -> list[object]:

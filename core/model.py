@@ -14,15 +14,15 @@ from torch.nn import Module
 
 from core import checkpoint
 from core.batch import Batch, concatenate, padded
-from core.build import build_codec, build_denoiser, build_modality, build_sampler, guided
+from core.build import build_codec, build_denoiser, build_method, build_modality, build_sampler, guided
 from core.codec import Codec
 from core.config import load_yaml
 from core.data import Source, whole
-from core.denoiser import Denoiser
-from core.editing import Known
+from core.denoiser import BaseDenoiser, Denoiser
+from core.editing import Measurement, edit
 from core.errors import UserError
 from core.modality import Modality
-from core.samplers import Callback, sample
+from core.samplers import Callback
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -67,6 +67,10 @@ class Model:
             config.steps = steps
         return concatenate(list(self.stream(self.template(n, cond), config, seed=seed)))
 
+    def guided(self, config: DictConfig) -> BaseDenoiser:
+        """The denoiser inside the config's guidance and clipping."""
+        return guided(config, self.denoiser, self.codec).eval()
+
     def draw(
         self,
         template: Batch,
@@ -74,25 +78,35 @@ class Model:
         seed: int,
         indices: Int[Tensor, " b"],
         callback: Callback | None = None,
+        measurement: Measurement | None = None,
     ) -> Batch:
         """Decoded samples number `indices` of a request for the template, in one batch on the model's device.
 
         Where the template has `cond["keep"]`, its values are known there: they are kept as `Modality.holding` says, or
-        by `core.editing.Known`.
+        by the config's `method`, see `core.editing.edit`; `strength` and `measurement` as there.
         """
-        denoiser = guided(config, self.denoiser, self.codec).eval()
+        denoiser = self.guided(config)
         sampler, times = build_sampler(config, self.denoiser)
         template = template.to(self.device)
+        measurement = None if measurement is None else measurement.to(self.device)
         known = self.codec.trim(template)
         cond = {name: value for name, value in known.cond.items() if name != "keep"}
-        shape, constrain = Batch(known.x, known.mask, cond), None
-        if "keep" in known.cond:
-            keep = known.cond["keep"]
-            holding = self.modality.holding(denoiser, shape, keep)
-            if holding is None:
-                constrain = Known(denoiser, shape, keep, seed, indices.to(self.device))
-            denoiser = holding or denoiser
-        x0 = sample(denoiser, sampler, shape, times, seed=seed, indices=indices, constrain=constrain, callback=callback)
+        shape, keep = Batch(known.x, known.mask, cond), known.cond.get("keep")
+        if keep is not None and (holding := self.modality.holding(denoiser, shape, keep)) is not None:
+            denoiser, keep = holding, None
+        x0 = edit(
+            self.modality.windowed(denoiser, shape),
+            sampler,
+            shape,
+            keep,
+            times,
+            strength=config.get("strength", 1.0),
+            measurement=measurement,
+            method=build_method(config),
+            seed=seed,
+            indices=indices,
+            callback=callback,
+        )
         return self.codec.decode(Batch(padded(x0, template.x), template.mask, cond))
 
     @property
@@ -108,11 +122,13 @@ class Model:
         micro_batch: int = MICRO_BATCH,
         wanted: Callable[[int], bool] = lambda first: True,
         callback: Callback | None = None,
+        measurement: Measurement | None = None,
     ) -> Iterator[Batch]:
         """Decoded samples for the template in micro-batches, as they are made.
 
         config: names sampler, times, steps, guidance and clip. wanted: which micro-batches to make, by the number of
         their first sample. callback: see `core.samplers.sample`; its states are in diffusion coordinates.
+        measurement: of the samples, see `core.editing.edit`.
         """
         n = len(template)
         rows_evaluated = rows_drawn = 0
@@ -124,8 +140,9 @@ class Model:
         hook = self.denoiser.network.register_forward_pre_hook(count)
         try:
             for first in filter(wanted, range(0, n, micro_batch)):
-                part = template[first : first + micro_batch]
-                drawn = self.draw(part, config, seed, torch.arange(first, first + len(part)), callback)
+                rows = slice(first, min(first + micro_batch, n))
+                part, measured = template[rows], None if measurement is None else measurement.of(rows)
+                drawn = self.draw(part, config, seed, torch.arange(n)[rows], callback, measured)
                 rows_drawn += len(part)
                 self.nfe = rows_evaluated / rows_drawn
                 yield drawn.to("cpu")

@@ -101,6 +101,21 @@ def write_samples(
     return samples
 
 
+def begin_edits(folder: Path, request: Mapping[str, object]) -> None:
+    """Takes the folder for these edits. UserError if it holds others."""
+    _begin(folder, request, ALL)
+
+
+def write_edits(model: Model, edited: Batch, folder: Path, request: Mapping[str, object]) -> None:
+    """Edited samples, decoded, as `write_samples` leaves them: artefacts, pictures, samples.npz, manifest.json."""
+    model.modality.write(edited, folder, 0)
+    _save(folder / ARRAYS, edited, model.modality.about)
+    model.modality.present(edited, folder, None)
+    done = {"n": len(edited), "nfe": model.nfe, "device": str(model.device)}
+    write_json(folder / MANIFEST, {"request": dict(request), "done": True, **done})
+    shutil.rmtree(folder / PARTS, ignore_errors=True)
+
+
 def _part(folder: Path, first: int) -> Path:
     return folder / PARTS / f"{first:08d}.npz"
 

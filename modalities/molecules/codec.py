@@ -62,15 +62,10 @@ class Atoms(Codec):
         one_hot = torch.nn.functional.one_hot(scores.argmax(-1), len(self.elements)).to(scores)
         return batch.with_x(torch.cat([batch.x[..., :3], one_hot], dim=-1) * batch.mask)
 
-    def template(self, batch: Batch) -> Batch:
-        """As `Codec.template`; where elements are known (`cond["keep"]` in data units), they stay, with their keep."""
-        encoded = self.encode(batch)
-        if "keep" not in batch.cond:
-            return encoded.with_x(torch.zeros_like(encoded.x))
-        keep = batch.cond["keep"]
-        if self.charges:  # the number is known with the element
-            keep = torch.cat([keep, keep[..., -1:]], dim=-1)
-        return Batch(encoded.x * keep, encoded.mask, {**batch.cond, "keep": keep})
+    def kept(self, keep: Tensor, encoded: Batch) -> Tensor:
+        """The atomic number is known with the element."""
+        keep = keep.expand(*keep.shape[:2], 3 + len(self.elements))
+        return torch.cat([keep, keep[..., -1:]], dim=-1) if self.charges else keep
 
     def trim(self, batch: Batch) -> Batch:
         if is_full(batch.mask):

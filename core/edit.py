@@ -1,0 +1,95 @@
+"""python -m core.edit checkpoint=runs/... input=photo.png mask=hole.png out=edited/: draws what fits what is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core import cli
+from core.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from core.editable import EditRequest
+
+PICTURE = "edit"
+
+
+def edit(config: DictConfig) -> None:
+    from core import edits
+    from core.build import build_operator, plain
+    from core.output import begin_edits, write_edits
+    from core.runs import Reporter
+    from core.sample import open_model, request
+
+    _check(config)
+    model, drawing = open_model(config)
+    for key in ("method", "measurement", "strength", "degrade", "noise"):
+        drawing[key] = config.get(key)
+    wanted, folder = edit_request(config), Path(config.out)
+    follows = request(config, drawing) | {key: plain(config).get(key) for key in EDITING}
+    begin_edits(folder, follows)
+    report = Reporter(folder)
+    operator, picture = build_operator(drawing), folder / PICTURE
+    if operator is not None:
+        measured, edited = edits.agreeing(model, wanted, operator, drawing, report.console)
+        model.modality.show_measured(measured, edited, picture)
+    elif config.to is not None:
+        other = edit_request(config, "to")
+        edited = edits.between(model, wanted, other, drawing, report.console)
+        model.modality.show_edit(model.modality.known(other), edited, picture)
+    else:
+        known = model.modality.known(wanted)
+        edited = edits.edited(model, known, drawing, report.console)
+        model.modality.show_edit(known, edited, picture)
+    write_edits(model, edited, folder, follows)
+    report(f"{len(edited)} edits in {folder}")
+
+
+EDITING = ("input", "to", "keep", "mask", "grow", "method", "measurement", "strength", "degrade", "noise")
+
+
+def edit_request(config: DictConfig, which: str = "input") -> EditRequest:
+    """What the command line asks for of the file in `config.input` (or `to`)."""
+    from core.build import plain
+    from core.editable import EditRequest
+
+    asked = plain(config)
+    grow, cond = asked["grow"], asked["cond"]
+    assert isinstance(grow, dict)
+    assert isinstance(cond, dict)
+    mask = None if config.mask is None else Path(config.mask)
+    keep = None if config.keep is None else str(config.keep)
+    if which == "to":
+        return EditRequest(Path(config.to), 1, cond)
+    return EditRequest(Path(config.input), config.n, cond, keep, mask, grow)
+
+
+def _check(config: DictConfig) -> None:
+    """UserError for keys that do not go together, before anything is loaded."""
+    if config.input is None:
+        raise UserError("input= is not set: name a file to edit, such as input=photo.png")
+    if not isinstance(config.n, int) or config.n < 1:
+        raise UserError(f"n={config.n}: must be a whole number of at least 1")
+    if isinstance(config.strength, str | bool) or not 0 < config.strength <= 1:
+        raise UserError(f"strength={config.strength}: must be above 0 and at most 1")
+    if isinstance(config.noise, str | bool) or config.noise < 0:
+        raise UserError(f"noise={config.noise}: must be a number of at least 0")
+    if config.keep is not None and config.mask is not None:
+        raise UserError(f"keep={config.keep} and mask={config.mask} both say what stays: give one")
+    measured = config.get("measurement") is not None
+    if config.degrade and not measured:
+        raise UserError("degrade=true needs a measurement to make, such as measurement=downsample")
+    held = config.keep is not None or config.mask is not None or bool(config.grow)
+    for name, given in (("measurement", measured), ("to", config.to is not None)):
+        if given and held:
+            raise UserError(f"{name}= takes the input as a whole: leave keep, mask and grow out")
+    if measured and config.to is not None:
+        raise UserError("measurement= and to= exclude each other")
+    if not (held or measured or config.to is not None) and config.strength == 1:
+        raise UserError("nothing of the input would remain: give keep, mask, grow, measurement, to or strength below 1")
+
+
+if __name__ == "__main__":
+    cli.run("edit", edit)

@@ -1,0 +1,22 @@
+"""The one edit verb: sampling that keeps what is known of a sample, or follows a measurement of it, or begins at it."""
+
+from core.editing.gradient import DPS, PiGDM
+from core.editing.latents import interpolate
+from core.editing.measurement import Kept, Measurement, Method, Operator
+from core.editing.replace import Replace
+from core.editing.verb import edit, from_level
+from core.editing.windows import Windows
+
+__all__ = [
+    "DPS",
+    "Kept",
+    "Measurement",
+    "Method",
+    "Operator",
+    "PiGDM",
+    "Replace",
+    "Windows",
+    "edit",
+    "from_level",
+    "interpolate",
+]
