@@ -35,13 +35,15 @@ def invert(
     if refinements < 0:
         raise ValueError(f"refinements={refinements}: must not be negative")
     schedule, denoise = denoiser.schedule, Denoise(denoiser, batch)
+    told = callback or (lambda done, t, x: None)
+    told(0, times[0], batch.x)
     x_s = schedule(times[1])[0] * batch.x
+    told(1, times[1], x_s)
     for i, (s, t) in enumerate(pairwise(times[1:])):
         x_t = schedule(t)[0] / schedule(s)[0] * x_s  # where the path would be without noise
         for _ in range(1 + refinements):
             eps = eps_from_x_0(schedule, x_t, denoise(x_t, t).x0, t)
             x_t = move_along_eps(schedule, x_s, eps, s, t)
         x_s = x_t
-        if callback is not None:
-            callback(i + 2, t, x_s)
+        told(i + 2, t, x_s)
     return x_s

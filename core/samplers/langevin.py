@@ -15,7 +15,8 @@ class PredictorCorrector:
     """Song et al. 2021 (score-based SDEs), algorithms 1, 4 and 5: their corrector after any sampler's step.
 
     corrections: Langevin steps after each step but the last, to t = 0; each takes an evaluation. snr: r of the paper,
-    the size of a Langevin step relative to its noise.
+    the size of a Langevin step relative to its noise. A multistep predictor never takes more than its first-order
+    step: the corrector has moved x away from the path that its earlier answers belong to.
 
     Every sample has a step of its own, |z| / |eps| of its own noise and score: the paper takes the batch's mean.
     """

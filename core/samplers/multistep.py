@@ -5,8 +5,9 @@ With lambda = log(alpha / sigma), half the log-SNR, x_0 the denoised data and et
     x_s = (sigma_s / sigma_t) e^(-eta h) x_t + alpha_s (1 - e^(-(1 + eta) h)) D + sigma_s sqrt(1 - e^(-2 eta h)) z
 
 exactly, for any schedule, where h = lambda_s - lambda_t and D is the mean of x_0(lambda) over the step with weight
-e^((1 + eta) lambda): Lu et al. 2022 (DPM-Solver++), eq. 4 and 18. All samplers here take for x_0(lambda) the
-polynomial through their last answers; in a space without a centre too, since D is linear in them.
+e^((1 + eta) lambda): Lu et al. 2022 (DPM-Solver++), proposition 4.1, and their solution of the reverse SDE. The
+samplers here put the polynomial through their last answers for x_0(lambda), or for the noise; that is linear in the
+answers, so x stays in any space.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from core.process import eps_from_x_0, move_along_eps
 from core.samplers.loop import Denoise, Noise, State, Time, X
 
 MAX_ORDER = 4
+TERMS = 20  # of the exponential's series, which below 1 leave out less than float64 can hold
 
 
 @dataclass(frozen=True)
@@ -37,20 +39,16 @@ class History:
         return History((place, *self.places)[:most], (answer, *self.answers)[:most])
 
 
-def mean_of_polynomial(
-    history: History, origin: Time, width: Time, moments: Sequence[Time], halfway: bool = False
-) -> X:
+def mean_of_polynomial(history: History, origin: Time, width: Time, moments: Sequence[Time]) -> X:
     """The mean of the polynomial through the answers, over the step of `width` from `origin`.
 
-    moments: the means of u^0, u^1, ..., u the place relative to the origin and the width, as many as there are answers.
-    halfway: of two answers take the line at the step's middle, which is its mean up to higher order.
+    moments: the means of u^0, u^1, ..., u the place relative to the origin and the width, for as many answers as there
+    may be.
     """
     if len(history.answers) == 1:
         return history.answers[0]
     nodes = torch.stack([(place - origin) / width for place in history.places])
-    wanted = torch.stack(list(moments[: len(nodes)]))
-    if halfway and len(nodes) == 2:
-        wanted = torch.tensor([1.0, 0.5], dtype=nodes.dtype)
+    wanted = torch.stack(list(moments[: len(nodes)])).to(nodes)
     powers = torch.stack([nodes**k for k in range(len(nodes))])
     weights = torch.linalg.solve(powers, wanted)  # exact on every power: Vandermonde
     return weighted(weights, history.answers)
@@ -66,6 +64,11 @@ def exponential_moments(rate_h: Time, count: int) -> list[Time]:
 
     By parts, m_k = 1 / (1 - e^(-rate_h)) - (k / rate_h) m_{k-1}.
     """
+    if rate_h < 1:  # by parts, k / rate_h would magnify rounding: integrate the series of the exponential
+        n = torch.arange(TERMS, dtype=rate_h.dtype)
+        terms = torch.cat([torch.ones_like(n[:1]), (rate_h / n[1:]).cumprod(0)])
+        integrals = [(terms / (n + k + 1)).sum() for k in range(count)]
+        return [integral / integrals[0] for integral in integrals]
     moments, share = [torch.ones_like(rate_h)], -torch.expm1(-rate_h)
     for k in range(1, count):
         moments.append(1 / share - k / rate_h * moments[-1])
@@ -104,9 +107,9 @@ class Step:
 class DPMSolverPP:
     """DPM-Solver++ of `order` 1, 2 or 3, multistep (Lu et al. 2022, algorithm 2 for order 2), and its SDE form.
 
-    sde: eta, the share of new noise: 0 (or False) solves the flow, 1 (or True) the reverse SDE: SDE-DPM-Solver++. In
-    between as in DDIM. Order 1 is `DDIM(eta)` at eta = 0 and 1. Order 2 takes the interpolation at the step's middle,
-    as the paper does; order 3 integrates it.
+    sde: eta, the share of new noise: 0 (or False) solves the flow, 1 (or True) the reverse SDE: SDE-DPM-Solver++. Order
+    1 is DDIM at these two; in between, the noise of a step is the SDE's, which is not that of DDIM's eta. Order 2 takes
+    the interpolation at the step's middle, as the paper does; order 3 integrates it.
     """
 
     order: int = 2
@@ -127,8 +130,9 @@ class DPMSolverPP:
         if s == 0:
             return x0, None
         history = (state or History()).adding(to_s.lambda_t, x0, self.order)
-        moments = exponential_moments((1 + eta) * to_s.h, self.order)
-        x_s = to_s(x_t, mean_of_polynomial(history, to_s.lambda_t, to_s.h, moments, halfway=self.order == 2))
+        # of order 2 the paper takes the line at the step's middle: its mean there is that without the weight
+        moments = uniform_moments(2) if self.order == 2 else exponential_moments((1 + eta) * to_s.h, self.order)
+        x_s = to_s(x_t, mean_of_polynomial(history, to_s.lambda_t, to_s.h, moments))
         return (x_s + to_s.of_noise * noise() if eta else x_s), history
 
 
@@ -137,8 +141,8 @@ class UniPC:
     """UniPC-p (Zhao et al. 2023): a predictor of order p and, at no further evaluation, a corrector of order p + 1.
 
     The answer at a predicted x_t first corrects x_t itself, by the polynomial through it and the earlier ones; then it
-    serves the next prediction. The coefficients are those of the paper's full linear system (eq. 11), with which its
-    choice of B(h) cancels. corrector: False leaves the predictor, UniP-p.
+    serves the next prediction. The coefficients are those of the paper's full linear system (theorem 3.1), with which
+    its choice of B(h) cancels. corrector: False leaves the predictor, UniP-p.
     """
 
     order: int = 3
