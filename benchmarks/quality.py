@@ -1,49 +1,114 @@
-"""python -m benchmarks.quality [seconds=120] [n=500]: how good the samples are after equal CPU time.
+"""python -m benchmarks.quality [modality=image] [checkpoint.image=runs/...]: quality against network evaluations.
 
-Each contender trains for the same CPU seconds on the same batches of the default data, with the labels, and draws n
-samples with its averaged weights; the digit judge measures all of them. What is finished stays in `out` and is not
-done again: give another `out` for another setting.
+Each sampler draws n samples of each trained model within each number of evaluations of a sample (guidance, which makes
+two passes of one, does not count), beside DDPM and DDIM with 1,000. The headline figures have bootstrap errors. Samples
+stay in `out` and are not drawn again, so a run that was interrupted continues; give another `out` once a sampler has
+changed. Writes tables (table.md), quality.json and a picture for each modality.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from benchmarks.common import Run, chosen
-from benchmarks.contenders import CONTENDERS, contender
-from benchmarks.equal_time import Budget, Entry, Figures, compare
+import torch
+
+from benchmarks.common import chosen, machine
+from benchmarks.drawing import Subject, draw, names, shipped, steps_within
+from benchmarks.study import Row, Study, curves, markdown, terminal
+from core.batch import Batch
 from core.cli import with_options
-from core.module import Optimisation
+from core.errors import UserError
+from core.progress import counting
+from core.runs import Reporter, write_json
+
+FEW = 100  # samples of a modality that `n` does not name
 
 
 @dataclass
-class Options(Budget):
-    contenders: str = ",".join(CONTENDERS)
-    seconds: float = 120
-    n: int = 500
-    steps: int = 20  # of DDIM
-    batch: int = 32
-    micro_batch: int = 125
-    overrides: str = ""  # of our run
+class Options:
+    modality: str = "image,audio,molecules"
+    checkpoint: dict[str, str] = field(default_factory=dict)  # by modality; else the model in its package
+    data: dict[str, Any] = field(default_factory=dict)  # of each modality, such as data.audio.path=recordings.tar.gz
+    samplers: str = ""  # separated by commas; all, but those that are another under a second name
+    times: str = "own"  # grids, separated by commas; own: the model's
+    steps: list[int] = field(default_factory=lambda: [5, 10, 20, 50, 100])  # network evaluations
+    references: str = "ddpm,ddim"  # the first is the one to compare with
+    reference_steps: int = 1000
+    n: dict[str, int] = field(default_factory=lambda: {"image": 100, "audio": 30, "molecules": 120})
+    resamples: int = 200
+    micro_batch: int = 32
+    seed: int = 0
+    threads: int = 1
     out: str = "benchmarks/out/quality"
-    peer_lr: float = 1e-3  # the peak; theirs are 1e-4, for trainings a thousand times longer
-    peer_warmup: int = 20  # steps: their steps are fewer
 
 
-def main(options: Options) -> dict[str, Figures]:
-    """Trains and measures the contenders; see `compare`."""
-    names = chosen(options.contenders, list(CONTENDERS), "contenders")
-    run = Run.of("modality=image", *options.overrides.split())
+def main(options: Options) -> list[Study]:
+    """Draws and measures all that `options` names; what is written after each modality holds those before it too."""
+    torch.set_num_threads(options.threads)
+    subjects = chosen(options.modality, names("modality"), "modality")
+    runs = {name: options.checkpoint.get(name) or shipped(name) for name in subjects}
+    folder = Path(options.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    report = Reporter(folder)
+    studies: list[Study] = []
+    for name, run in runs.items():
+        if run is None:
+            raise UserError(f"checkpoint.{name} is not set: no model of this modality is in its package")
+        subject = Subject.of(name, run, options.n.get(name, FEW), options.data.get(name))
+        studies.append(study(subject, options, folder, report))
+        report(terminal(studies[-1]))
+        report(f"{name}: {studies[-1].verdict}")
+        curves(studies[-1], folder / f"{name}.png")
+        content = {"machine": machine(), "options": asdict(options), "modalities": [asdict(s) for s in studies]}
+        write_json(folder / "quality.json", content)
+        (folder / "table.md").write_text("\n".join(map(markdown, studies)))
+    report(f"all of it in {folder}")
+    return studies
 
-    def enter(name: str) -> Entry:
-        trained = contender(name, run)
-        settings: dict[str, Any] = dict(run.config.optimisation)
-        if trained.model is not run.denoiser:
-            settings |= {"lr": options.peer_lr, "warmup": options.peer_warmup}
-        return Entry(trained, run.codec, Optimisation(**settings))
 
-    return compare(names, enter, run, options)
+def study(subject: Subject, options: Options, folder: Path, report: Reporter) -> Study:
+    """Each sampler at each number of evaluations; the references first."""
+    n, modality = len(subject.reference), subject.model.modality
+
+    def measured(samples: Batch) -> tuple[dict[str, float], dict[str, float]]:
+        found = modality.headlines(samples, subject.reference)
+        errors = {name: one.error(options.seed, options.resamples) for name, one in found.items()}
+        return {name: one.value for name, one in found.items()}, errors
+
+    plans = list(_plans(subject, options))
+    rows: list[Row] = []
+    with counting(report.console, f"{subject.name}: evaluations of a sample", sum(plan[2] for plan in plans)) as count:
+        for sampler, times, evaluations in plans:
+            config = subject.requesting(sampler, evaluations, times)
+            config.steps = steps_within(evaluations, config, subject.model.denoiser.schedule)
+            label = f"{subject.name}-{sampler}-{times}-{evaluations}"
+            drawn = draw(subject, config, n, options.micro_batch, options.seed, folder / "samples", label)
+            cost = (int(config.steps), drawn.nfe, drawn.seconds)
+            rows.append(Row(sampler, times, evaluations, *cost, *measured(drawn.samples)))
+            report(rows[-1].text)
+            count(evaluations)
+    lower = [name for name, one in modality.headlines(subject.floor, subject.reference).items() if one.lower_is_better]
+    return Study(subject.name, subject.data.describe(), subject.run, n, rows, *measured(subject.floor), lower)
+
+
+def _plans(subject: Subject, options: Options) -> Iterator[tuple[str, str, int]]:
+    """Sampler, time grid and number of evaluations: the references, then all others."""
+    grids = chosen(options.times, ["own", *names("times")], "times")
+    references = chosen(options.references, names("sampler"), "references")
+    samplers = chosen(options.samplers, names("sampler"), "samplers") if options.samplers else _distinct(subject)
+    yield from ((sampler, grids[0], options.reference_steps) for sampler in references)
+    yield from ((sampler, grid, steps) for sampler in samplers for grid in grids for steps in options.steps)
+
+
+def _distinct(subject: Subject) -> list[str]:
+    """All samplers, each under the first of its names."""
+    found: dict[str, str] = {}
+    for name in names("sampler"):
+        found.setdefault(str(subject.requesting(name, 1).sampler), name)
+    return list(found.values())
 
 
 if __name__ == "__main__":

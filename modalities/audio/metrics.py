@@ -8,6 +8,7 @@ of real clips are the ones to compare with.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from core.batch import Batch
 from core.features import Features
-from core.metrics import K, frechet_distance, inception_score, label_accuracy, memorisation, precision_recall
+from core.metrics import Headline, K, frechet_distance, inception_score, label_accuracy, memorisation, precision_recall
 from modalities.audio.distances import WINDOWS, log_spectral_distance, mel_error, multi_resolution_distance
 from modalities.audio.features import Listener, listen
 from modalities.audio.levels import (
@@ -28,7 +29,7 @@ from modalities.audio.levels import (
     tail_level,
 )
 from modalities.audio.logmel import log_mel
-from modalities.audio.pitch import cents_error, harmonic_to_noise_ratio, pitch_strength, track
+from modalities.audio.pitch import Track, cents_error, harmonic_to_noise_ratio, pitch_strength, track
 
 IN_TUNE = 50  # cents
 CHUNK = 256  # clips at a time
@@ -67,6 +68,40 @@ def evaluate(
     if paired:
         figures |= _distances(samples, reference, sample_rate)
     return figures
+
+
+def headlines(
+    samples: Batch,
+    reference: Batch,
+    extractor: Listener | None,
+    sample_rate: int,
+    conditions: Mapping[str, Sequence[str]],
+) -> dict[str, Headline]:
+    """The Frechet distance, whether what was asked for is heard, and the pitch strength, where `evaluate` has them."""
+    samples, reference = _whole(samples), _whole(reference)
+    found = {}
+    if extractor is not None:
+        ours, real = listen(extractor, samples, sample_rate), listen(extractor, reference, sample_rate)
+        found = _heard_headlines(ours, real, extractor, samples.cond, conditions)
+    tracks = track(samples.x, samples.mask, sample_rate)
+    return found | {"pitch_strength": Headline(lambda *columns: pitch_strength(Track(*columns)), tuple(tracks))}
+
+
+def _heard_headlines(
+    ours: Features,
+    real: Features,
+    extractor: Listener,
+    asked: Mapping[str, Tensor],
+    conditions: Mapping[str, Sequence[str]],
+) -> dict[str, Headline]:
+    found = {}
+    if min(len(ours.features), len(real.features)) > 1:
+        distance = partial(frechet_distance, real.features)
+        found["frechet_distance"] = Headline(distance, (ours.features,), lower_is_better=True)
+    for name, scores in extractor.recognise(ours.features).items():
+        if name in asked and list(extractor.conditions[name]) == list(conditions.get(name, [])):
+            found[f"{name}_accuracy"] = Headline(label_accuracy, (scores, asked[name]))
+    return found
 
 
 def too_few(n: int) -> str:
@@ -114,20 +149,15 @@ def _heard(
     conditions: Mapping[str, Sequence[str]],
     known: Tensor | None,
 ) -> dict[str, float]:
-    figures = {}
-    n = min(len(ours.features), len(real.features))
-    if n > 1:
-        figures["frechet_distance"] = frechet_distance(real.features, ours.features)
-    if n > K:
+    headlines = _heard_headlines(ours, real, extractor, asked, conditions)
+    figures = {name: headline.value for name, headline in headlines.items()}
+    if min(len(ours.features), len(real.features)) > K:
         figures["precision"], figures["recall"] = precision_recall(real.features, ours.features)
     if ours.logits is not None:
         figures["inception_score"] = inception_score(ours.logits)
         figures["modified_inception_score"] = modified_inception_score(ours.logits)
         if known is not None and list(extractor.classes) == list(conditions.get("label", [])):
             figures["am_score"] = am_score(ours.logits, known)
-    for name, scores in extractor.recognise(ours.features).items():
-        if name in asked and list(extractor.conditions[name]) == list(conditions.get(name, [])):
-            figures[f"{name}_accuracy"] = label_accuracy(scores, asked[name])
     return figures
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from core.batch import Batch
 from core.errors import UserError
+from core.metrics import Headline
 from core.modality import GRID, Modality, each
 from modalities.audio import artefacts, drawing, metrics, page
 from modalities.audio.features import Listener
@@ -149,6 +150,10 @@ class Audio(Modality):
             unpitched=self.unpitched,
             paired=self.paired and not floor,
         )
+
+    def headlines(self, samples: Batch, reference: Batch) -> dict[str, Headline]:
+        extractor = None if self._try_extractor() else self.extractor
+        return metrics.headlines(samples, reference, extractor, self.sample_rate, self.conditions)
 
     def _try_extractor(self) -> str:
         """Loads the extractor, which may download, and listens to a silence; the reason if that fails."""

@@ -5,9 +5,11 @@ All of them share one pass of the extractor over the images.
 
 from __future__ import annotations
 
+from functools import partial
+
 from core.batch import Batch
-from core.features import FeatureExtractor, extract
-from core.metrics import K, frechet_distance, inception_score, label_accuracy, memorisation, precision_recall
+from core.features import FeatureExtractor, Features, extract
+from core.metrics import Headline, K, frechet_distance, inception_score, label_accuracy, memorisation, precision_recall
 from modalities.image.codec import as_float
 
 
@@ -24,18 +26,34 @@ def evaluate(
     figures = {"n": float(len(samples))}
     if extractor is not None:
         ours, real = (extract(extractor, as_float(batch.x)) for batch in (samples, reference))
-        n = min(len(samples), len(reference))
-        if n > 1:
-            figures["frechet_distance"] = frechet_distance(real.features, ours.features)
-        if n > K:
+        figures |= {name: headline.value for name, headline in _headlines(ours, real, samples, labelled).items()}
+        if min(len(samples), len(reference)) > K:
             figures["precision"], figures["recall"] = precision_recall(real.features, ours.features)
         if ours.logits is not None:
             figures["inception_score"] = inception_score(ours.logits)
-            if labelled and "label" in samples.cond:
-                figures["label_accuracy"] = label_accuracy(ours.logits, samples.cond["label"])
     if training is not None:
         figures |= memorisation(*(as_float(batch.x).flatten(1) for batch in (samples, reference, training)))
     return figures
+
+
+def headlines(
+    samples: Batch, reference: Batch, extractor: FeatureExtractor | None, labelled: bool = False
+) -> dict[str, Headline]:
+    """The Frechet distance and the label accuracy, where `evaluate` has them."""
+    if extractor is None:
+        return {}
+    ours, real = (extract(extractor, as_float(batch.x)) for batch in (samples, reference))
+    return _headlines(ours, real, samples, labelled)
+
+
+def _headlines(ours: Features, real: Features, samples: Batch, labelled: bool) -> dict[str, Headline]:
+    found = {}
+    if min(len(ours.features), len(real.features)) > 1:
+        distance = partial(frechet_distance, real.features)
+        found["frechet_distance"] = Headline(distance, (ours.features,), lower_is_better=True)
+    if ours.logits is not None and labelled and "label" in samples.cond:
+        found["label_accuracy"] = Headline(label_accuracy, (ours.logits, samples.cond["label"]))
+    return found
 
 
 def too_few(n: int) -> str:

@@ -10,6 +10,7 @@ import torch
 from core.batch import Batch
 from core.errors import UserError
 from core.features import FeatureExtractor
+from core.metrics import Headline
 from core.modality import Modality
 from modalities.image import artefacts, metrics
 from modalities.image.features import InceptionV3
@@ -57,10 +58,16 @@ class Image(Modality):
     def metrics(
         self, samples: Batch, reference: Batch, training: Batch | None, floor: bool = False
     ) -> dict[str, float]:
+        return metrics.evaluate(samples, reference, training, *self._looking_at(reference))
+
+    def headlines(self, samples: Batch, reference: Batch) -> dict[str, Headline]:
+        return metrics.headlines(samples, reference, *self._looking_at(reference))
+
+    def _looking_at(self, reference: Batch) -> tuple[FeatureExtractor | None, bool]:
+        """The extractor, if it can be had, and whether its classes are the labels."""
         self.shape = self.shape or tuple(reference.x.shape[1:])  # files alone tell it
         extractor = None if self._try_extractor() else self.extractor
-        labelled = extractor is not None and self.classes != [] and list(extractor.classes) == self.classes
-        return metrics.evaluate(samples, reference, training, extractor, labelled)
+        return extractor, extractor is not None and self.classes != [] and list(extractor.classes) == self.classes
 
     def _try_extractor(self) -> str:
         """Loads the extractor, which may download, and looks at one black picture; the reason if that fails."""

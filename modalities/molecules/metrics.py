@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from core.batch import Batch
+from core.metrics import Headline, share
 from modalities.molecules.bonds import Molecules, connected, perceive, stable_atoms, stable_molecules
 from modalities.molecules.chemistry import one_of, smiles_of
 from modalities.molecules.distributions import (
@@ -75,6 +76,23 @@ def evaluate(samples: Batch, reference: Batch, training: Batch | None, elements:
     if min(len(samples), len(reference)) >= ENOUGH:
         figures |= _distances(ours, real)
     return figures
+
+
+def headlines(samples: Batch, elements: Sequence[str]) -> dict[str, Headline]:
+    """Stable atoms, stable molecules, and those that are valid and in one piece: see `evaluate`."""
+    atoms, stable, whole = [], [], []
+    for molecules in perceive(samples, elements):
+        atoms.append(molecules.numbers > 0)
+        stable.append(stable_atoms(molecules.orders, molecules.numbers) & atoms[-1])
+        valid = [smiles_of(one_of(molecules, row)) is not None for row in range(len(molecules.numbers))]
+        whole.append(connected(molecules.orders, molecules.numbers) & torch.tensor(valid))
+    count, stable_count = torch.cat(atoms).sum(1), torch.cat(stable).sum(1)
+    one = torch.ones(len(count))
+    found = {"atom_stability": Headline(share, (stable_count, count))} if count.any() else {}
+    return found | {
+        "molecule_stability": Headline(share, ((stable_count == count) & (count > 0), one)),
+        "valid_and_connected": Headline(share, (torch.cat(whole), one)),
+    }
 
 
 def too_few(n: int) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from core import random
 from core.batch import Batch
 from core.errors import UserError
+from core.metrics import Headline
 from core.modality import GRID, Modality, each
 from modalities.molecules import artefacts, drawing, metrics, page
 from modalities.molecules.elements import check
@@ -150,6 +151,9 @@ class Molecules(Modality):
         self, samples: Batch, reference: Batch, training: Batch | None, floor: bool = False
     ) -> dict[str, float]:
         return metrics.evaluate(samples, reference, training, self.elements)
+
+    def headlines(self, samples: Batch, reference: Batch) -> dict[str, Headline]:
+        return metrics.headlines(samples, self.elements)
 
 
 def _mask(sizes: Int64[Tensor, " n"]) -> Float[Tensor, "n longest 1"]:
