@@ -18,6 +18,7 @@ PICTURE = "edit"
 
 def edit(config: DictConfig) -> None:
     from core import edits
+    from core.batch import Batch
     from core.build import build_operator, plain
     from core.output import begin_edits, write_edits
     from core.runs import Reporter
@@ -27,21 +28,24 @@ def edit(config: DictConfig) -> None:
     model, drawing = open_model(config)
     for key in ("method", "measurement", "strength", "degrade", "noise"):
         drawing[key] = config.get(key)
-    wanted, folder = edit_request(config), Path(config.out)
+    # all that can be wrong with the request comes before the folder is taken by it
+    known, operator = model.modality.known(edit_request(config)), build_operator(drawing)
+    other = None if config.to is None else model.modality.known(edit_request(config, "to"))
+    measured = None if operator is None else edits.measured(model, known, operator, drawing)
+    ends = None if other is None else edits.ends(model, known, other)
+    folder = Path(config.out)
     follows = request(config, drawing) | {key: plain(config).get(key) for key in EDITING}
     begin_edits(folder, follows)
-    report = Reporter(folder)
-    operator, picture = build_operator(drawing), folder / PICTURE
-    if operator is not None:
-        measured, edited = edits.agreeing(model, wanted, operator, drawing, report.console)
-        model.modality.show_measured(measured, edited, picture)
-    elif config.to is not None:
-        other = edit_request(config, "to")
-        edited = edits.between(model, wanted, other, drawing, report.console)
-        model.modality.show_edit(model.modality.known(other), edited, picture)
+    report, picture = Reporter(folder), folder / PICTURE
+    if measured is not None:
+        edited = edits.agreeing(model, *measured, drawing, report.console)
+        observed = model.codec.decode(Batch.full(measured[1].observed)).x
+        model.modality.show_measured(observed, edited, picture)
     else:
-        known = model.modality.known(wanted)
-        edited = edits.edited(model, known, drawing, report.console)
+        if ends is not None:
+            edited = edits.between(model, *ends, drawing, report.console)
+        else:
+            edited = edits.edited(model, known, drawing, report.console)
         model.modality.show_edit(known, edited, picture)
     write_edits(model, edited, folder, follows)
     report(f"{len(edited)} edits in {folder}")
@@ -63,7 +67,8 @@ def edit_request(config: DictConfig, which: str = "input") -> EditRequest:
     keep = None if config.keep is None else str(config.keep)
     if which == "to":
         return EditRequest(Path(config.to), 1, cond)
-    return EditRequest(Path(config.input), config.n, cond, keep, mask, grow)
+    measured = config.get("measurement") is not None and not config.degrade
+    return EditRequest(Path(config.input), config.n, cond, keep, mask, grow, measured)
 
 
 def _check(config: DictConfig) -> None:

@@ -20,7 +20,8 @@ class EditRequest:
 
     input: the file. cond: conditions that the edited samples are to have, by name; those that are not given are null.
     keep: what of it stays, in the modality's words; mask: a file that says it. grow: by how much more the sample
-    becomes, by the modality's names. At most one of keep and mask is given; what grows is never kept.
+    becomes, by the modality's names. At most one of keep and mask is given; what grows is never kept. measured: whether
+    the file is a measurement of the samples, made elsewhere, and so may differ from them in shape.
     """
 
     input: Path
@@ -29,6 +30,7 @@ class EditRequest:
     keep: str | None = None
     mask: Path | None = None
     grow: Mapping[str, object] = field(default_factory=dict)
+    measured: bool = False
 
 
 class Editable:

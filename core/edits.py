@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor
 
 from core.batch import Batch, concatenate
 from core.build import build_sampler
-from core.editable import EditRequest
 from core.editing import Measurement, Operator, from_level, interpolate
 from core.errors import UserError
 from core.model import Model
@@ -28,43 +26,57 @@ def edited(model: Model, known: Batch, config: DictConfig, console: Console) -> 
     return model.modality.finished(drawn, known) if "keep" in known.cond else drawn
 
 
-def agreeing(
-    model: Model, request: EditRequest, operator: Operator, config: DictConfig, console: Console
-) -> tuple[Tensor, Batch]:
-    """(the measurement, decoded; samples that agree with it). The input is that measurement, or is measured first.
+def measured(model: Model, known: Batch, operator: Operator, config: DictConfig) -> tuple[Batch, Measurement]:
+    """(a template of samples, what is measured of them). `known` is that measurement, or is measured first.
 
-    config.degrade: whether it is measured first. config.noise: the standard deviation of the measurement's noise.
+    known: in data units. config.degrade: whether it is measured first. config.noise: the standard deviation of the
+    measurement's noise. UserError if it is not the size of a measurement, or cannot be measured.
     """
-    given = model.codec.encode(model.modality.known(request))
+    given = model.codec.encode(known)
     if config.degrade:
-        template, observed = given, operator(given.x)
-        noise = normal(keys(config.seed, Stream.KNOWN, torch.arange(request.n)), observed.shape[1:], observed.dtype)
+        template, observed = given, _applied(operator, given.x)
+        noise = normal(keys(config.seed, Stream.KNOWN, torch.arange(len(known))), observed.shape[1:], observed.dtype)
         observed = observed + config.noise * noise
     else:
-        blank = model.template(request.n)
+        blank = model.template(len(known))
         template, observed = Batch(blank.x, blank.mask, given.cond), given.x
-        if (wanted := operator(template.x).shape) != observed.shape:
-            sizes = " but ".join("x".join(map(str, shape[1:])) for shape in (observed.shape, wanted))
-            raise UserError(
-                f"{request.input} has {sizes} is this measurement of a sample; degrade=true measures it first"
-            )
-    drawn = _drawn(model, template, config, console, Measurement(operator, observed, config.noise))
-    return model.codec.decode(Batch.full(observed)).x, drawn
+        if (wanted := _applied(operator, template.x)).shape != observed.shape:
+            sizes = " but ".join("x".join(map(str, shape[1:])) for shape in (observed.shape, wanted.shape))
+            raise UserError(f"input has {sizes} is this measurement of a sample; degrade=true measures the input first")
+    return template, Measurement(operator, observed, config.noise)
 
 
-def between(model: Model, first: EditRequest, second: EditRequest, config: DictConfig, console: Console) -> Batch:
-    """n samples on the way from one input to another, both of them the first and the last."""
-    denoiser = model.guided(config)
-    ends = [model.codec.trim(model.codec.encode(model.modality.known(replace(r, n=1)))) for r in (first, second)]
-    if ends[0].x.shape != ends[1].x.shape or not torch.equal(ends[0].mask, ends[1].mask):
-        sizes = " and ".join("x".join(map(str, end.x.shape[1:])) for end in ends)
-        raise UserError(f"{first.input} and {second.input} differ in size ({sizes}): there is nothing between them")
+def _applied(operator: Operator, x: Tensor) -> Tensor:
+    try:
+        measurement: Tensor = operator(x)
+    except ValueError as error:
+        raise UserError(f"measurement: {error}") from error
+    return measurement
+
+
+def agreeing(model: Model, template: Batch, measurement: Measurement, config: DictConfig, console: Console) -> Batch:
+    """Samples that agree with a measurement, decoded."""
+    return _drawn(model, template, config, console, measurement)
+
+
+def ends(model: Model, first: Batch, second: Batch) -> tuple[Batch, Batch]:
+    """One sample of each, in diffusion coordinates. UserError if they differ in size."""
+    one, other = (model.codec.trim(model.codec.encode(batch[:1])) for batch in (first, second))
+    if one.x.shape != other.x.shape or not torch.equal(one.mask, other.mask):
+        sizes = " and ".join("x".join(map(str, end.x.shape[1:])) for end in (one, other))
+        raise UserError(f"input and to differ in size ({sizes}): there is nothing between them")
+    return one, other
+
+
+def between(model: Model, first: Batch, second: Batch, config: DictConfig, console: Console) -> Batch:
+    """config.n samples on the way from one end to another, both of them the first and the last; decoded."""
+    denoiser = model.modality.windowed(model.guided(config), first)
     _, times = build_sampler(config, denoiser)
-    here = [end.to(model.device) for end in ends]
-    with counting(console, "on the way", first.n) as done:
-        x0 = interpolate(denoiser, here[0], here[1], torch.linspace(0, 1, first.n), times)
-        done(first.n)
-    mask = here[0].mask.expand(first.n, *here[0].mask.shape[1:])
+    here = [end.to(model.device) for end in (first, second)]
+    with counting(console, "on the way", config.n) as done:
+        x0 = interpolate(denoiser, here[0], here[1], torch.linspace(0, 1, config.n), times)
+        done(config.n)
+    mask = here[0].mask.expand(config.n, *here[0].mask.shape[1:])
     return model.codec.decode(Batch(x0, mask)).to("cpu")
 
 
