@@ -21,12 +21,14 @@ RESAMPLES = 200  # of a bootstrap: its standard error is then known to 5%
 class Headline:
     """A figure as a function of what was seen in each sample, so that its error needs no second look at the samples.
 
-    of: takes the columns. columns: (n, ...) each, their rows are the samples.
+    of: takes the columns. columns: (n, ...) each, their rows are the samples. strata: numbers that the samples were
+    drawn for in fixed shares, such as their labels; None where there are none.
     """
 
     of: Callable[..., float]
     columns: tuple[Tensor, ...]
     lower_is_better: bool = False
+    strata: Int64[Tensor, " n"] | None = None
 
     @property
     def value(self) -> float:
@@ -35,13 +37,20 @@ class Headline:
     def error(self, seed: int = 0, resamples: int = RESAMPLES) -> float:
         """The bootstrap's standard error: the standard deviation of the figure over draws of n samples from these n.
 
-        The draws repeat samples, which shifts some figures (a Frechet distance grows), all by about as much: so their
-        mean says nothing. (Efron 1979)
+        Each stratum is drawn from by itself: its share is no chance. That loses a degree of freedom for each, which the
+        factor gives back; with fewer than two samples a stratum, all are one. The draws repeat samples, which shifts
+        some figures (a Frechet distance grows), all by about as much: so their mean says nothing. (Efron 1979)
         """
         n = len(self.columns[0])
-        draws = torch.randint(n, (resamples, n), generator=torch.Generator().manual_seed(seed))
+        strata = torch.zeros(n, dtype=torch.int64)
+        if self.strata is not None and 2 * len(self.strata.unique()) <= n:
+            strata = self.strata.cpu()
+        order, (groups, place, sizes) = strata.argsort(), strata.unique(return_inverse=True, return_counts=True)
+        first, size = (sizes.cumsum(0) - sizes)[place[order]], sizes[place[order]]
+        u = torch.rand(resamples, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        draws = order[first + (u * size).long()]
         figures = [self.of(*(column[rows] for column in self.columns)) for rows in draws]
-        return torch.tensor(figures, dtype=torch.float64).std().item()
+        return torch.tensor(figures, dtype=torch.float64).std().item() * (n / max(n - len(groups), 1)) ** 0.5
 
 
 def frechet_distance(a: Float[Tensor, "n dim"], b: Float[Tensor, "m dim"]) -> float:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from runs import audio
 
-from benchmarks import audio_quality, compare, quality, speed
+from benchmarks import audio_quality, compare, image_quality, speed
 from benchmarks.common import Run
 from benchmarks.contenders import Polydiffusion
 from benchmarks.molecule_speed import disagreement, usual
@@ -113,15 +113,15 @@ def test_the_usual_arrangement_of_the_graph_network_is_the_same_function(referen
 
 
 def test_quality_continues_where_it_stopped(tmp_path: Path) -> None:
-    options = quality.Options(
+    options = image_quality.Options(
         "polydiffusion", seconds=0.5, n=10, steps=2, batch=4, micro_batch=5, overrides=TINY, out=str(tmp_path)
     )
-    figures = quality.main(options)
+    figures = image_quality.main(options)
     assert set(figures) == {"polydiffusion", "real"}
-    assert quality.main(options) == figures
+    assert image_quality.main(options) == figures
     options.steps = 3
     with pytest.raises(UserError, match="other settings"):
-        quality.main(options)
+        image_quality.main(options)
 
 
 def test_samples_do_not_depend_on_how_many_are_drawn_at_once(cache: Path) -> None:

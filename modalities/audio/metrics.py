@@ -83,8 +83,9 @@ def headlines(
     if extractor is not None:
         ours, real = listen(extractor, samples, sample_rate), listen(extractor, reference, sample_rate)
         found = _heard_headlines(ours, real, extractor, samples.cond, conditions)
-    tracks = track(samples.x, samples.mask, sample_rate)
-    return found | {"pitch_strength": Headline(lambda *columns: pitch_strength(Track(*columns)), tuple(tracks))}
+    tracks, strata = tuple(track(samples.x, samples.mask, sample_rate)), samples.cond.get("label")
+    strength = Headline(lambda *columns: pitch_strength(Track(*columns)), tracks, strata=strata)
+    return found | {"pitch_strength": strength}
 
 
 def _heard_headlines(
@@ -97,10 +98,10 @@ def _heard_headlines(
     found = {}
     if min(len(ours.features), len(real.features)) > 1:
         distance = partial(frechet_distance, real.features)
-        found["frechet_distance"] = Headline(distance, (ours.features,), lower_is_better=True)
+        found["frechet_distance"] = Headline(distance, (ours.features,), True, asked.get("label"))
     for name, scores in extractor.recognise(ours.features).items():
         if name in asked and list(extractor.conditions[name]) == list(conditions.get(name, [])):
-            found[f"{name}_accuracy"] = Headline(label_accuracy, (scores, asked[name]))
+            found[f"{name}_accuracy"] = Headline(label_accuracy, (scores, asked[name]), strata=asked.get("label"))
     return found
 
 

@@ -47,12 +47,12 @@ def headlines(
 
 
 def _headlines(ours: Features, real: Features, samples: Batch, labelled: bool) -> dict[str, Headline]:
-    found = {}
+    found, labels = {}, samples.cond.get("label")
     if min(len(ours.features), len(real.features)) > 1:
         distance = partial(frechet_distance, real.features)
-        found["frechet_distance"] = Headline(distance, (ours.features,), lower_is_better=True)
-    if ours.logits is not None and labelled and "label" in samples.cond:
-        found["label_accuracy"] = Headline(label_accuracy, (ours.logits, samples.cond["label"]))
+        found["frechet_distance"] = Headline(distance, (ours.features,), True, labels)
+    if ours.logits is not None and labelled and labels is not None:
+        found["label_accuracy"] = Headline(label_accuracy, (ours.logits, labels), strata=labels)
     return found
 
 
