@@ -17,7 +17,8 @@ from core.errors import UserError
 from modalities.image.codec import as_float
 from modalities.image.pictures import pictures_in, read_picture
 
-GRID, STRIP, GIF = "grid.png", "trajectory.png", "trajectory.gif"  # what is not a sample among the samples
+GRID, STRIP, GIF, EDIT = "grid.png", "trajectory.png", "trajectory.gif", "edit.png"
+PREVIEWS = (GRID, STRIP, GIF, EDIT)  # what is not a sample among the samples
 VISIBLE_SIZE = 56  # smaller images are enlarged by whole factors to at least this many pixels
 MARGIN = 2
 MAX_COLUMNS, MAX_ROWS = 10, 20
@@ -54,7 +55,7 @@ def read_pngs(folder: Path) -> Batch:
 
     UserError names a file that cannot be read or differs from the first in size; if some are in colour, all become so.
     """
-    files = [file for file in pictures_in(folder) if file.name not in (GRID, STRIP, GIF)]
+    files = [file for file in pictures_in(folder) if file.name not in PREVIEWS]
     if not files:
         raise UserError(f"{folder} holds previews, but no samples")
     arrays = []

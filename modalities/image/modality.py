@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from core.batch import Batch
+from core.denoiser import BaseDenoiser
+from core.editable import EditRequest
+from core.editing import Windows
 from core.errors import UserError
 from core.features import FeatureExtractor
 from core.metrics import Headline
 from core.modality import Modality
-from modalities.image import artefacts, metrics
+from modalities.image import artefacts, editing, metrics, panels
 from modalities.image.features import InceptionV3
 from modalities.image.judge import CLASSES, SIZE, Judge
 
@@ -45,6 +49,28 @@ class Image(Modality):
     def trajectory(self, moments: Sequence[Batch], folder: Path | str) -> None:
         artefacts.save_strip(moments, Path(folder) / artefacts.STRIP)
         artefacts.save_gif(moments, Path(folder) / artefacts.GIF)
+
+    def known(self, request: EditRequest) -> Batch:
+        """keep: `left 0.5`, or a box `x0:x1,y0:y1` of pixels. mask: a picture, white where it stays. grow: pixels."""
+        asked = {name: value for name, value in request.cond.items() if value is not None}
+        every = self.template(request.n, asked).cond
+        return editing.known(request, self.shape, {name: every[name] for name in asked})
+
+    def windowed(self, denoiser: BaseDenoiser, template: Batch) -> BaseDenoiser:
+        """Overlapping windows of the model's size, along height and width where the template is larger."""
+        if template.x.shape[1:] == self.shape:
+            return denoiser
+        if tall := [name for name, value in template.cond.items() if value.ndim > 1]:
+            raise UserError(f"this model follows the condition {tall[0]}, for pictures of its own size only")
+        for axis in (-2, -1):
+            denoiser = Windows(denoiser, self.shape[axis], axis)
+        return denoiser
+
+    def show_edit(self, known: Batch, edited: Batch, path: Path) -> None:
+        panels.show_edit(known, edited, path.with_suffix(".png"))
+
+    def show_measured(self, measured: Tensor, edited: Batch, path: Path) -> None:
+        panels.show_measured(measured, edited, path.with_suffix(".png"))
 
     @property
     def instrument(self) -> FeatureExtractor | None:
