@@ -1,20 +1,19 @@
-"""DDIM and DDPM step for step against index arrays in NumPy, and laws of the one sampling loop."""
+"""Laws of every sampler. What each step computes: tests/test_sampler_steps.py."""
 
 from __future__ import annotations
 
 import inspect
+import math
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
-from conftest import SCHEDULES, SPACES, each, gaussian, known, random_mask
+from conftest import GRIDS, SCHEDULES, each, gaussian, known
 from torch import Tensor, nn
 
 from core import samplers, times
 from core.batch import Batch
-from core.denoiser import BaseDenoiser, Denoiser
-from core.prediction import Epsilon
+from core.denoiser import BaseDenoiser
 from core.reverse import Denoised, Large, LogInterpolated, Small
 from core.samplers import (
     DDIM,
@@ -22,15 +21,15 @@ from core.samplers import (
     AdamsBashforth,
     Denoise,
     DPMSolverPP,
+    Euler,
     Heun,
     PredictorCorrector,
     Sampler,
     UniPC,
     sample,
 )
-from core.schedules import BetaTable, Cosine, LinearBeta
+from core.schedules import Cosine
 
-T = 1000
 SAMPLERS: dict[str, Sampler] = {
     "ddpm_small": DDPM(),
     "ddpm_large": DDPM(Large()),
@@ -56,69 +55,9 @@ SAMPLERS: dict[str, Sampler] = {
 each_sampler, each_schedule = each(SAMPLERS, "sampler"), each(SCHEDULES, "schedule")
 
 
-def eps_theta(x, step):
-    """A made-up noise predictor, of NumPy arrays or tensors: not linear in x, and of the step."""
-    return x / (1 + x**2) + 0.3 * x + 0.001 * step - 0.4
-
-
-class StepNetwork(nn.Module):
-    def forward(self, x: Tensor, c_noise: Tensor, mask: Tensor, cond: dict) -> Tensor:
-        return eps_theta(x, c_noise[:, None])
-
-
-def step_denoiser(schedule: BetaTable) -> Denoiser:
-    return Denoiser(StepNetwork(), schedule, Epsilon(num_steps=schedule.num_steps))
-
-
-def ours(sampler, schedule: BetaTable, grid: times.Times, x: np.ndarray, noise: np.ndarray) -> list[np.ndarray]:
-    """x after each step, from given noise."""
-    x_t = torch.tensor(x)
-    denoise, state, path = Denoise(step_denoiser(schedule), Batch.full(x_t)), None, []
-    for (t, s), eps in zip(pairwise(grid(schedule)), torch.tensor(noise), strict=False):
-        x_t, state = sampler.step(denoise, x_t, t, s, state, lambda eps=eps: eps)
-        path.append(x_t.numpy())
-    return path
-
-
-def ddim_by_index(betas, steps, eta: float, x: np.ndarray, noise: np.ndarray) -> list[np.ndarray]:
-    """Song et al. 2021, eq. 12 and 16, `steps` being increasing 0-based indices of the table."""
-    alpha_bar = np.append(np.cumprod(1 - np.asarray(betas)), 1.0)  # index -1 is the data
-    path = []
-    for i, j, z in zip(steps[::-1], [*steps[-2::-1], -1], noise, strict=False):
-        a, a_prev = alpha_bar[i], alpha_bar[j]
-        sigma = eta * np.sqrt((1 - a_prev) / (1 - a)) * np.sqrt(1 - a / a_prev)
-        eps = eps_theta(x, i)
-        x_0 = (x - np.sqrt(1 - a) * eps) / np.sqrt(a)
-        x = np.sqrt(a_prev) * x_0 + np.sqrt(1 - a_prev - sigma**2) * eps + sigma * z  # sigma is 0 at the last step
-        path.append(x)
-    return path
-
-
-def ddpm_by_index(betas, large: bool, x: np.ndarray, noise: np.ndarray) -> list[np.ndarray]:
-    """Ho et al. 2020, algorithm 2."""
-    alpha_bar, path = np.cumprod(1 - betas), []
-    for i, z in zip(range(len(betas))[::-1], noise, strict=False):
-        mean = (x - betas[i] / np.sqrt(1 - alpha_bar[i]) * eps_theta(x, i)) / np.sqrt(1 - betas[i])
-        small = betas[i] * (1 - alpha_bar[i - 1]) / (1 - alpha_bar[i]) if i else 0.0
-        x = mean + np.sqrt(betas[i] if large else small) * z * (i > 0)
-        path.append(x)
-    return path
-
-
 def unwanted() -> Tensor:
     """The noise of a step that needs none."""
     raise AssertionError("the last step adds no noise")
-
-
-def start(steps: int) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    return rng.standard_normal((3, 4)), rng.standard_normal((steps, 3, 4))
-
-
-def same(path: list[np.ndarray], wanted: list[np.ndarray]) -> None:
-    assert len(path) == len(wanted)
-    for x, y in zip(path, wanted, strict=True):
-        np.testing.assert_allclose(x, y, rtol=1e-8, atol=1e-9)
 
 
 def test_every_sampler_is_tested():
@@ -126,38 +65,25 @@ def test_every_sampler_is_tested():
     assert {type(s) for s in SAMPLERS.values()} == found
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize(
-    ("grid", "steps"),
-    [
-        (times.Leading(20), list(range(0, T, 50))),
-        (times.Quadratic(10), [0, 9, 39, 88, 158, 246, 355, 483, 632, 800]),
-        (times.Trailing(5), [199, 399, 599, 799, 999]),
-    ],
-    ids=["uniform", "quadratic", "trailing"],
-)
-def test_ddim_step_for_step(grid, steps, eta):
-    x, noise = start(len(steps))
-    schedule = LinearBeta(T)
-    wanted = ddim_by_index(np.linspace(1e-4, 0.02, T), steps, eta, x, noise)
-    same(ours(DDIM(eta), schedule, grid, x, noise), wanted)
+EQUAL = {
+    "ddpm": (DDPM(), DDIM(1.0)),
+    "dpmpp_1": (DPMSolverPP(1), DDIM()),
+    "dpmpp_sde_1": (DPMSolverPP(1, sde=1), DDPM()),
+    "unip_1": (UniPC(1, corrector=False), DDIM()),
+    "adams_bashforth_1": (AdamsBashforth(1), DDIM()),
+    "pndm_1": (AdamsBashforth(1, equal_steps=True), Euler()),
+}
 
 
-@pytest.mark.parametrize("large", [False, True])
-def test_ddpm_step_for_step(large):
-    betas = np.linspace(1e-3, 0.2, 60)
-    x, noise = start(60)
-    path = ours(DDPM(Large() if large else Small()), BetaTable(betas), times.Uniform(60), x, noise)
-    same(path, ddpm_by_index(betas, large, x, noise))
-
-
+@each(EQUAL, "pair")
 @each_schedule
-def test_ddpm_is_ddim_with_eta_one(schedule):
-    """On the same noise, and on any grid."""
+def test_of_first_order_all_are_ddim(schedule, pair):
+    """Or, with the noise, DDPM: on the same draws, whatever the times are."""
     denoiser = known(schedule, lambda x, alpha, sigma: torch.tanh(x))
     template = Batch.full(torch.zeros(3, 4, dtype=torch.float64))
-    paths = [sample(denoiser, sampler, template, times.Uniform(12)(schedule)) for sampler in (DDPM(), DDIM(1.0))]
-    torch.testing.assert_close(*paths, rtol=1e-9, atol=1e-9)
+    for grid in GRIDS.values():
+        paths = [sample(denoiser, sampler, template, grid(schedule)) for sampler in pair]
+        torch.testing.assert_close(*paths, rtol=1e-8, atol=1e-8)
 
 
 class Recording(Denoise):
@@ -189,105 +115,103 @@ def test_the_last_step_returns_the_denoised_data_exactly(schedule, sampler, dtyp
         assert denoise.nfe == 1
 
 
-@pytest.mark.parametrize("eta", [-0.1, 1.1])
-def test_eta_is_a_share(eta):
-    with pytest.raises(ValueError, match="eta"):
-        DDIM(eta)
-
-
-# --- the loop ---
-
-
-class Mixing(nn.Module):
-    """A network in which every element of a sample depends on all of it, but on no other sample."""
-
-    def forward(self, x: Tensor, c_noise: Tensor, mask: Tensor, cond: dict) -> Tensor:
-        total = (x * mask).flatten(1).sum(1)[:, None, None]
-        return torch.sin(x + total + c_noise[:, None, None] / 7 + cond["label"][:, None, None])
-
-
-def request(size: int, dtype: torch.dtype) -> Batch:
-    mask = random_mask([2 + i % 4 for i in range(size)], 5, dtype)
-    return Batch(torch.zeros(size, 5, 4, dtype=dtype), mask, {"label": torch.arange(size)})
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
-@each(SPACES, "space")
 @each_sampler
-def test_a_batch_size_changes_no_sample(sampler, space, dtype, tolerance):
-    denoiser, whole = Denoiser(Mixing(), Cosine(), Epsilon(), space), request(7, dtype)
-    grid = times.LogSNR(10)(Cosine())
-    together = sample(denoiser, sampler, whole, grid, seed=3, indices=torch.arange(100, 107))
-    for rows in (torch.tensor([2]), torch.tensor([5, 0, 3])):
-        apart = sample(denoiser, sampler, whole[rows], grid, seed=3, indices=100 + rows)
-        torch.testing.assert_close(apart, together[rows], atol=tolerance, rtol=tolerance)
+def test_evaluations(sampler):
+    """One a step; two in Heun's but the last; one more for each Langevin step, of which the last step has none."""
+    steps, denoise = 6, Recording(known(Cosine(), gaussian(0.3, 0.7)), Batch.full(torch.zeros(2, 3)))
+    x_t, state = torch.ones(2, 3), None
+    for t, s in pairwise(times.Uniform(steps)(Cosine())):
+        x_t, state = sampler.step(denoise, x_t, t, s, state, lambda: torch.ones(2, 3))
+    corrections = getattr(sampler, "corrections", 0)
+    of_step = 2 if isinstance(getattr(sampler, "predictor", sampler), Heun) else 1
+    assert denoise.nfe == steps * of_step - (of_step - 1) + (steps - 1) * corrections
+
+
+FLAT = Cosine(log_snr_min=-2.0, log_snr_max=2.0)  # at the first third of all times it has one level
+DETERMINISTIC = {
+    name: sampler
+    for name, sampler in SAMPLERS.items()
+    if not any(getattr(sampler, of_noise, 0) for of_noise in ("eta", "sde", "churn", "corrections", "variance"))
+}
 
 
 @each_sampler
-def test_other_seeds_and_other_indices_give_other_samples(sampler):
-    denoiser, one = Denoiser(Mixing(), Cosine(), Epsilon()), request(1, torch.float64)
-    grid = times.LogSNR(5)(Cosine())
-    draws = [
-        sample(denoiser, sampler, one, grid, seed=seed, indices=torch.tensor([i])) for seed in (0, 1) for i in (0, 1)
-    ]
-    for i, x in enumerate(draws):
-        assert all(float((x - y).abs().max()) > 1e-3 for y in draws[:i])
-
-
-@each_sampler
-def test_the_values_of_the_template_are_not_read(sampler):
-    denoiser, empty = Denoiser(Mixing(), Cosine(), Epsilon()), request(3, torch.float64)
-    filled = empty.with_x(torch.full_like(empty.x, float("nan")))
-    grid = times.Uniform(4)(Cosine())
-    assert torch.equal(sample(denoiser, sampler, empty, grid), sample(denoiser, sampler, filled, grid))
-
-
 @each_schedule
-def test_sampling_starts_at_the_marginal_of_unit_data(schedule):
-    """One step of a denoiser that hands back x_t shows the start."""
-    denoiser = known(schedule, lambda x, alpha, sigma: x)
-    template = Batch.full(torch.zeros(200, 50, dtype=torch.float64))
-    start = sample(denoiser, DDIM(), template, times.LogSNR(1)(schedule))
-    alpha, sigma = schedule(times.LogSNR(1)(schedule)[0])
-    assert float(start.std()) == pytest.approx(float((alpha**2 + sigma**2).sqrt()), rel=4 / (2 * 10000) ** 0.5)
+def test_of_one_point_the_flow_is_exact_at_any_times(schedule, sampler):
+    """Where the network knows the data, the noise in x never changes but by what a sampler adds."""
+    denoiser = known(schedule, lambda x, alpha, sigma: torch.full_like(x, 0.6))
+    template = Batch.full(torch.zeros(3, 4, dtype=torch.float64))
+    for grid in GRIDS.values():
+        path: list[tuple[Tensor, Tensor]] = []
+        x = sample(denoiser, sampler, template, grid(schedule), callback=lambda i, s, x, p=path: p.append((s, x)))
+        torch.testing.assert_close(x, torch.full_like(x, 0.6))
+        alpha, sigma = schedule(path[0][0])
+        eps = (path[0][1] - 0.6 * alpha) / sigma
+        for (alpha, sigma), x in ((schedule(s), x) for s, x in path):
+            assert x.isfinite().all()
+            if sampler in DETERMINISTIC.values() and not 0 < sigma < 1e-12:  # there x holds no digit of its noise
+                torch.testing.assert_close(x, 0.6 * alpha + sigma * eps, rtol=1e-9, atol=1e-9)
 
 
-def test_callback_and_constraint_see_every_step():
-    denoiser, template = known(Cosine(), gaussian(0, 1)), Batch.full(torch.zeros(2, 3, dtype=torch.float64))
-    grid, seen = times.Uniform(5)(Cosine()), []
-    x = sample(
-        denoiser,
-        DDIM(),
-        template,
-        grid,
-        constrain=lambda x, s: x.clone().index_fill_(1, torch.tensor([0]), float(s) + 1),
-        callback=lambda i, s, x: seen.append((i, float(s), float(x[0, 0]))),
-    )
-    assert [i for i, _, _ in seen] == [0, 1, 2, 3, 4, 5]  # 0 is the noise
-    assert [s for _, s, _ in seen] == pytest.approx(grid.tolist())
-    assert all(value == s + 1 for _, s, value in seen[1:])
-    assert x[:, 0].tolist() == [1, 1]
+@each(DETERMINISTIC, "sampler")
+def test_times_of_equal_noise_change_nothing(sampler):
+    """Nor do they harm what a multistep sampler remembers."""
+    denoiser = known(FLAT, lambda x, alpha, sigma: torch.tanh(2 * x) * alpha)
+    grid = times.Uniform(20)(FLAT)
+    last = int((FLAT.log_snr(grid) == -2.0).sum()) - 1
+    assert last > 3
+    template = Batch.full(torch.zeros(3, 4, dtype=torch.float64))
+    whole, short = (sample(denoiser, sampler, template, times) for times in (grid, grid[last:]))
+    torch.testing.assert_close(whole, short, rtol=1e-10, atol=1e-10)
 
 
-@each(SPACES, "space")
-def test_a_constraint_cannot_leave_the_space(space):
-    denoiser, template = Denoiser(Mixing(), Cosine(), Epsilon(), space), request(3, torch.float64)
-    x = sample(denoiser, DDIM(), template, times.LogSNR(5)(Cosine()), constrain=lambda x, s: x + 1)
-    torch.testing.assert_close(space.project(x, template.mask), x)
+@each({name: s for name, s in SAMPLERS.items() if isinstance(s, DPMSolverPP | UniPC | AdamsBashforth)}, "sampler")
+def test_a_multistep_step_of_no_width_is_none(sampler):
+    """It takes no evaluation and no noise, and keeps the state."""
+    x_t = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    denoise = Recording(known(FLAT, gaussian(0.3, 0.7)), Batch.full(x_t))
+    t, s = torch.tensor([1.0, 0.9], dtype=torch.float64)
+    x_s, state = sampler.step(denoise, x_t, t, s, "what came before", unwanted)
+    assert torch.equal(x_s, x_t)
+    assert state == "what came before"
+    assert denoise.nfe == 0
 
 
-def test_evaluations_are_counted():
-    denoise = Denoise(known(Cosine(), gaussian(0, 1)), Batch.full(torch.zeros(2, 3)))
-    for t in (0.9, 0.5, 0.1):
-        denoise(torch.zeros(2, 3), torch.tensor(t))
-    assert denoise.nfe == 3
+@each(SCHEDULES, "schedule")
+def test_churn_stays_within_the_schedule(schedule):
+    denoise = Recording(known(schedule, gaussian(0.3, 0.7)), Batch.full(torch.zeros(2, 3, dtype=torch.float64)))
+    x_t, sampler, highest = torch.ones(2, 3, dtype=torch.float64), Heun(churn=0.4), 0.0
+    ones = torch.ones_like(x_t)
+    for t, s in pairwise(times.LogSNR(30)(schedule)):
+        x_t, _ = sampler.step(denoise, x_t, t, s, None, lambda: ones)
+        asked = float(schedule.log_snr(denoise.asked[-2 if s > 0 else -1]))
+        wanted = max(float(schedule.log_snr(t)) - 2 * math.log(1.4), schedule.ends[0])
+        assert asked == pytest.approx(wanted, abs=1e-6)
+        highest = max(highest, float(denoise.asked[-1]))
+    assert highest <= 1
+    assert x_t.isfinite().all()
 
 
-@pytest.mark.parametrize("wrong", [[1.0], [0.0, 1.0], [1.0, 1.0, 0.0], [1.5, 0.0], [0.5, -0.1]])
-def test_times_that_are_no_grid_are_refused(wrong):
-    denoiser = known(Cosine(), gaussian(0, 1))
-    with pytest.raises(ValueError, match="times must decrease"):
-        sample(denoiser, DDIM(), Batch.full(torch.zeros(1, 2)), torch.tensor(wrong))
+WRONG = [
+    (DDIM, {"eta": -0.1}, "eta"),
+    (DDIM, {"eta": 1.1}, "eta"),
+    (Heun, {"churn": 0.5}, "churn"),
+    (Heun, {"churn": -0.1}, "churn"),
+    (Heun, {"churn_min": 2.0, "churn_max": 1.0}, "churn_min"),
+    (Heun, {"churn_noise": -1.0}, "churn_noise"),
+    (DPMSolverPP, {"order": 4}, "order"),
+    (DPMSolverPP, {"sde": 1.5}, "sde"),
+    (UniPC, {"order": 4}, "order"),
+    (AdamsBashforth, {"order": 0}, "order"),
+    (PredictorCorrector, {"corrections": 0}, "corrections"),
+    (PredictorCorrector, {"snr": 0.0}, "snr"),
+]
+
+
+@pytest.mark.parametrize(("kind", "options", "name"), WRONG)
+def test_values_out_of_range_are_refused(kind, options, name):
+    with pytest.raises(ValueError, match=f"^{name}="):
+        kind(**options)
 
 
 def test_a_learned_variance_samples_between_the_fixed_ones():
