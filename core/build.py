@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from core import checkpoint
 from core.batch import Batch
 from core.codec import Codec
-from core.config import instantiate
+from core.config import instantiate, load_yaml
 from core.data import Data, Source, whole
 from core.denoiser import BaseDenoiser, Denoiser, LearnedVariance
 from core.editing import Method, Operator
@@ -82,10 +84,14 @@ def fill(config: DictConfig, facts: Mapping[str, object]) -> None:
 
 def part(config: DictConfig, name: str, **kwargs: object) -> Any:
     """The object of the config's part `name`. UserError names the part if its values are wrong."""
+    return _built(config, config[name], name, KINDS[name], **kwargs)
+
+
+def _built(config: DictConfig, node: DictConfig, where: str, kind: type, **kwargs: object) -> Any:
     try:
-        return instantiate(config[name], list(config.allow), KINDS[name], NESTED, **kwargs)
+        return instantiate(node, list(config.allow), kind, NESTED, **kwargs)
     except (ValueError, TypeError) as error:
-        raise UserError(f"{name}: {error}") from error
+        raise UserError(f"{where}: {error}") from error
 
 
 def build_denoiser(config: DictConfig, codec: Codec) -> Denoiser:
@@ -150,14 +156,81 @@ def build_modality(config: DictConfig) -> Modality:
     return modality
 
 
+def load_denoiser(folder: Path, averaged: bool, allow: Sequence[str]) -> tuple[Denoiser, Codec, DictConfig]:
+    """The trained denoiser of a step folder, its codec and its config. Nothing is executed or unpickled."""
+    config = load_yaml(checkpoint.load_config_text(folder))
+    config.allow = sorted(set(allow))
+    codec = build_codec(config)
+    denoiser = build_denoiser(config, codec)
+    denoiser.load_state_dict(checkpoint.load_weights(folder, averaged))
+    return denoiser.eval(), codec, config
+
+
 def guided(config: DictConfig, denoiser: BaseDenoiser, codec: Codec) -> BaseDenoiser:
     """The denoiser inside the config's guidance, and inside its clipping where the codec's data has a range."""
+    wrapped = denoiser
     if _chosen(config, "guidance"):
-        denoiser = part(config, "guidance", denoiser=denoiser)
+        wrapped = _within(config, config.guidance, "guidance", denoiser)
     if _chosen(config, "clip") and codec.range is not None:
         low, high = codec.range
-        denoiser = part(config, "clip", denoiser=denoiser, low=low, high=high)
+        wrapped = part(config, "clip", denoiser=wrapped, low=low, high=high)
+    home = next((parameter.device for parameter in denoiser.parameters()), None)
+    return wrapped if home is None else wrapped.to(home)
+
+
+def _within(config: DictConfig, node: DictConfig, where: str, denoiser: BaseDenoiser) -> BaseDenoiser:
+    """The denoiser inside the guidance of a node; first inside that of the node's own `denoiser`, if it has one."""
+    from omegaconf import OmegaConf
+
+    node = node.copy()
+    OmegaConf.set_struct(node, False)
+    if "denoiser" in node:
+        # an interpolation could lead back to where it stands
+        if OmegaConf.is_interpolation(node, "denoiser") or not OmegaConf.is_dict(node.denoiser):
+            raise UserError(f"{where}.denoiser must be guidance, with a _target_ of its own")
+        denoiser = _within(config, node.pop("denoiser"), f"{where}.denoiser", denoiser)
+    given: dict[str, object] = {}
+    if OmegaConf.is_dict(node.get("negative")):
+        given["negative"] = _numbers(config, f"{where}.negative", plain(node.negative))
+    if isinstance(weaker := node.get("weaker"), str):
+        given["weaker"] = _weaker(config, f"{where}.weaker={weaker}", weaker)
+    built: BaseDenoiser = _built(config, node, where, KINDS["guidance"], denoiser=denoiser, **given)
+    return built
+
+
+def _numbers(config: DictConfig, where: str, wanted: Mapping[str, object]) -> dict[str, object]:
+    """What conditions are to a network, from what they are to the modality: a class's number from its name."""
+    found = build_modality(config).template(1, wanted).cond
+    if unknown := [name for name in wanted if name not in found]:
+        raise UserError(f"{where}.{unknown[0]}={wanted[unknown[0]]}: no condition that a network is told")
+    return {name: found[name].item() for name in wanted}
+
+
+def _weaker(config: DictConfig, where: str, path: str) -> Denoiser:
+    """The denoiser of another run, if it is of the same task."""
+    denoiser, _, other = load_denoiser(checkpoint.find(path), True, list(config.allow))
+    ours, theirs = _task(config), _task(other)
+    for name in ours:
+        if ours[name] != theirs[name]:
+            parts = ", ".join(ours)
+            raise UserError(f"{where}: its {name} is another; to guide, a weaker model must have the same {parts}")
     return denoiser
+
+
+def _task(config: DictConfig) -> dict[str, object]:
+    """What two models must share for one's answers to mean something to the other."""
+    modality = plain(config.modality)
+    # what stands nested in a codec, such as a vocoder, only decodes
+    codec = {key: value for key, value in plain(config.codec).items() if not isinstance(value, dict)}
+    conditions = {key: modality.get(key) or None for key in ("classes", "conditions")}
+    properties = modality.get("properties") or {}
+    assert isinstance(properties, dict)
+    return {
+        "schedule": plain(config.schedule),
+        "space": plain(config.space),
+        "codec": codec,
+        "conditions": {**conditions, "properties": sorted(properties)},
+    }
 
 
 def _chosen(config: DictConfig, name: str) -> bool:

@@ -14,9 +14,8 @@ from torch.nn import Module
 
 from core import checkpoint
 from core.batch import Batch, concatenate, padded
-from core.build import build_codec, build_denoiser, build_method, build_modality, build_sampler, guided
+from core.build import build_method, build_modality, build_sampler, guided, load_denoiser
 from core.codec import Codec
-from core.config import load_yaml
 from core.data import Source, whole
 from core.denoiser import BaseDenoiser, Denoiser
 from core.editing import Measurement, edit
@@ -163,13 +162,7 @@ def load(
     averaged: the averaged weights, rather than the raw ones. which: `last` or `best`. allow: packages besides ours
     whose classes the config may name. Nothing in a checkpoint is executed or unpickled. UserError if there is none.
     """
-    folder = checkpoint.find(path, which)
-    config = load_yaml(checkpoint.load_config_text(folder))
-    config.allow = sorted(set(allow))
-    codec = build_codec(config)
-    denoiser = build_denoiser(config, codec)
-    denoiser.load_state_dict(checkpoint.load_weights(folder, averaged))
-    denoiser.eval()
+    denoiser, codec, config = load_denoiser(checkpoint.find(path, which), averaged, allow)
     return Model(denoiser, codec, build_modality(config), config).to(_device(device))
 
 

@@ -90,6 +90,7 @@ SEPARATE = {
     "trainer/gpu": "test_trainer_gpu",
     "trainer/ddp": "test_trainer_ddp",
     "space/zero_centre_of_mass": "test_zero_centre_of_mass",
+    "guidance/autoguidance": "tests/test_guidance_configs.py",
 }
 OPTIONS = [
     str(path.relative_to(CONFIGS).with_suffix(""))

@@ -19,9 +19,10 @@ X = Float[Tensor, "b *s"]
 class ClassifierFree(Wrapper):
     """u + scale (c - u) for the conditional c and the unconditional u: Ho & Salimans 2022, eq. 6 (scale = 1 + w).
 
-    negative: conditions that u has instead of none, by name, one value for all samples: what not to be like. Both
-    answers come from one call on a doubled batch. scale = 1 is the plain conditional model, at no extra cost. The
-    formula is the same for x_0, eps and v, which are linear in each other.
+    negative: conditions that u has instead of none, by name, one value for all samples: what not to be like. Samples
+    without conditions of their own are led away from it. Both answers come from one call on a doubled batch. scale = 1
+    is the plain conditional model, at no extra cost. The formula is the same for x_0, eps and v, which are linear in
+    each other.
     """
 
     def __init__(self, denoiser: BaseDenoiser, scale: float = 1.5, negative: Mapping[str, float] | None = None) -> None:
@@ -29,25 +30,27 @@ class ClassifierFree(Wrapper):
         self.scale, self.negative = scale, dict(negative or {})
 
     def forward(self, x_t: X, t: Float[Tensor, " b"], mask: Float[Tensor, "b *m"], cond: Cond) -> Denoised:
-        if self.scale == 1 or not cond:
+        if self.scale == 1 or not (cond or self.negative):
             return self.denoiser(x_t, t, mask, cond)
-        other = self._unconditional(cond, len(x_t), x_t.device)
-        first = {**cond, "drop": cond["drop"] if "drop" in cond else torch.zeros_like(other["drop"])}
-        twice = {name: torch.cat([value, other[name]]) for name, value in first.items()}
+        c, u = self._conditions(cond, len(x_t), x_t.device)
+        twice = {name: torch.cat([c[name], u[name]]) for name in c}
         both = self.denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([mask, mask]), twice)
         conditional, unconditional = both.x0.chunk(2)
         x0 = self._combined(conditional, unconditional, mask)
         return Denoised(x0, None if both.var_fraction is None else both.var_fraction.chunk(2)[0])
 
-    def _unconditional(self, cond: Cond, n: int, device: torch.device) -> dict[str, Tensor]:
-        """The conditions of u: none, or the negative ones; a sample that is already null stays so."""
-        if not self.negative:
-            return {**cond, "drop": torch.ones(n, dtype=torch.bool, device=device)}
-        if unknown := sorted(self.negative.keys() - cond.keys()):
-            raise ValueError(f"negative conditions {unknown}: these samples have {', '.join(sorted(cond))}")
-        given = {name: torch.full_like(cond[name], value) for name, value in self.negative.items()}
+    def _conditions(self, cond: Cond, n: int, device: torch.device) -> tuple[Cond, Cond]:
+        """Of c and of u, by the same names. A sample that is null stays so in c, and in u unless that is negative."""
         none = torch.zeros(n, dtype=torch.bool, device=device)
-        return {**cond, **given, "drop": cond.get("drop", none)}
+        if not self.negative:
+            return {**cond, "drop": cond.get("drop", none)}, {**cond, "drop": ~none}
+        if not cond:
+            other = {name: torch.full((n,), value, device=device) for name, value in self.negative.items()}
+            return {**other, "drop": ~none}, {**other, "drop": none}
+        if unknown := sorted(self.negative.keys() - cond.keys()):
+            raise ValueError(f"negative conditions {', '.join(unknown)}: these samples have {', '.join(sorted(cond))}")
+        other = {name: torch.full_like(cond[name], value) for name, value in self.negative.items()}
+        return {**cond, "drop": cond.get("drop", none)}, {**cond, **other, "drop": none}
 
     def _combined(self, conditional: X, unconditional: X, mask: Tensor) -> X:
         return torch.lerp(unconditional, conditional, self.scale)
@@ -56,8 +59,8 @@ class ClassifierFree(Wrapper):
 class Rescaled(ClassifierFree):
     """Classifier-free guidance whose answer is scaled towards the standard deviation of the conditional one.
 
-    Lin et al. 2024, eq. 15-16: share = 1 takes all of it, 0 none. It keeps large scales from overshooting. The standard
-    deviation is a sample's own, over its real elements.
+    Lin et al. 2024, section 3.4: share = 1 takes all of it, 0 none. It keeps large scales from overshooting. The
+    standard deviation is a sample's own, over its real elements.
     """
 
     def __init__(
@@ -88,7 +91,7 @@ def _std(x: X, mask: Tensor) -> Float[Tensor, " b"]:
 
 
 class Autoguided(Wrapper):
-    """w + scale (d - w): away from a weaker denoiser of the same task, Karras et al. 2024 (autoguidance), eq. 3.
+    """w + scale (d - w): away from a weaker denoiser of the same task: Karras et al. 2024, autoguidance.
 
     weaker: smaller, or an earlier checkpoint of the same training; on the same schedule and space, with the same
     conditions.

@@ -26,11 +26,17 @@ def with_slope(
     cond: Cond,
     log_prob: Callable[[X], Float[Tensor, " b"]],
 ) -> tuple[Denoised, X]:
-    """What the denoiser says, and the gradient of log_prob(x_0) in x_t, through the denoiser."""
+    """What the denoiser says, and the gradient of log_prob(x_0) in x_t, through the denoiser.
+
+    Both without a graph, unless x_t itself has one: so one gradient can be taken around another.
+    """
+    nested = torch.is_grad_enabled() and x_t.requires_grad
     with torch.enable_grad():
-        x = x_t.detach().requires_grad_()
+        x = x_t if nested else x_t.detach().requires_grad_()
         denoised = denoiser(x, t, mask, cond)
-        (slope,) = torch.autograd.grad(log_prob(denoised.x0).sum(), x)
+        (slope,) = torch.autograd.grad(log_prob(denoised.x0).sum(), x, create_graph=nested)
+    if nested:
+        return denoised, slope
     fraction = denoised.var_fraction
     return Denoised(denoised.x0.detach(), None if fraction is None else fraction.detach()), slope
 
@@ -42,9 +48,11 @@ def tilted(denoiser: BaseDenoiser, denoised: Denoised, slope: X, t: Float[Tensor
 
 
 class ClassifierGuided(Wrapper):
-    """The score plus `scale` times the gradient of log p(y | x_0) in x_t, at the denoised data.
+    """The score plus `scale` times the gradient of log p(y | x_0) in x_t: Dhariwal & Nichol 2021, eq. 14.
 
-    Dhariwal & Nichol 2021, eq. 14, without a classifier of noisy data (Chung et al. 2023).
+    Where the paper has a classifier of noisy data, here stands p(y | x_0) at the denoised data: Chung et al. 2023
+    (diffusion posterior sampling). It is exact where log p is linear in x_0 and the data is one Gaussian, and tends to
+    the truth as the noise goes.
 
     log_prob: any differentiable function of (x_0, mask, cond) that gives one number a sample: a classifier's log p, or
     minus a loss. It is called on the denoised data in diffusion coordinates. Each call of the denoiser becomes a
@@ -56,6 +64,9 @@ class ClassifierGuided(Wrapper):
         self.log_prob, self.scale = log_prob, scale
 
     def forward(self, x_t: X, t: Float[Tensor, " b"], mask: Float[Tensor, "b *m"], cond: Cond) -> Denoised:
+        if self.scale == 0:
+            return self.denoiser(x_t, t, mask, cond)
+
         def log_prob(x0: X) -> Float[Tensor, " b"]:
             return self.scale * self.log_prob(x0, mask, cond)
 
