@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from functools import partial
 
+from jaxtyping import Float
+from torch import Tensor
+
 from core.batch import Batch
 from core.features import FeatureExtractor, Features, extract
 from core.metrics import Headline, K, frechet_distance, inception_score, label_accuracy, memorisation, precision_recall
@@ -14,13 +17,19 @@ from modalities.image.codec import as_float
 
 
 def evaluate(
-    samples: Batch, reference: Batch, training: Batch | None, extractor: FeatureExtractor | None, labelled: bool = False
+    samples: Batch,
+    reference: Batch,
+    training: Batch | None,
+    extractor: FeatureExtractor | None,
+    labelled: bool = False,
+    paired: bool = False,
 ) -> dict[str, float]:
     """Every figure of `samples` against held-out `reference` images, both uint8 or float in [0, 1].
 
     Also called with real images as `samples`: that is the floor, to be printed beside the figures at the same n.
     With `training`, the nearest-training-neighbour figures are added (see `memorisation`), the only ones without an
     extractor. labelled: whether the extractor's classes are the data's, and so the label accuracy means something.
+    paired: whether sample i should be reference image i: how near it is to it, and whether it has the same class.
     Figures for which there are too few images are left out (see `too_few`).
     """
     figures = {"n": float(len(samples))}
@@ -31,9 +40,19 @@ def evaluate(
             figures["precision"], figures["recall"] = precision_recall(real.features, ours.features)
         if ours.logits is not None:
             figures["inception_score"] = inception_score(ours.logits)
+        if paired and ours.logits is not None and real.logits is not None:
+            figures["same_class"] = (ours.logits.argmax(1) == real.logits.argmax(1)).double().mean().item()
+    if paired:
+        figures["psnr"] = psnr(as_float(samples.x), as_float(reference.x)).mean().item()
     if training is not None:
         figures |= memorisation(*(as_float(batch.x).flatten(1) for batch in (samples, reference, training)))
     return figures
+
+
+def psnr(images: Float[Tensor, "n c h w"], reference: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
+    """The peak signal-to-noise ratio of each image in [0, 1], in dB; at most 100."""
+    mean_square = (images - reference).square().flatten(1).mean(1)
+    return -10 * mean_square.clamp(min=1e-10).log10()
 
 
 def headlines(

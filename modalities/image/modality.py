@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -26,16 +26,33 @@ class Image(Modality):
 
     extractor: what the metrics look through. Unless given: the digit judge for 1x28x28 pictures of digits, or of no
                labels; Inception-v3 for all others.
+    paired:    whether sample i is a reconstruction of held-out picture i, as an enlarged one is; how near it comes
+               is then measured too.
     """
 
     name = "image"
 
     def __init__(
-        self, shape: Sequence[int], classes: Sequence[str] = (), extractor: FeatureExtractor | None = None
+        self,
+        shape: Sequence[int],
+        classes: Sequence[str] = (),
+        extractor: FeatureExtractor | None = None,
+        paired: bool = False,
     ) -> None:
         super().__init__(shape, classes)
-        self.extractor = extractor
+        self.extractor, self.paired = extractor, paired
         self._tried: str | None = None  # why the extractor cannot be used, "" if it can; None before the first trial
+
+    def template(self, n: int, cond: Mapping[str, object] | None = None) -> Batch:
+        """cond: categorical conditions; or, for models that enlarge, `input`: a folder of small pictures."""
+        cond = dict(cond or {})
+        if "input" not in cond:
+            return super().template(n, cond)
+        if not self.paired:
+            raise UserError(f"cond.input={cond['input']}: this model follows no pictures; core.edit changes them")
+        if others := sorted(set(cond) - {"input"}):
+            raise UserError(f"cond.input stands alone; besides it there is {others}")
+        return Batch.full(editing.small_pictures(Path(str(cond["input"])), n, self.shape))
 
     def write(self, batch: Batch, folder: Path | str, first: int) -> None:
         artefacts.write_pngs(batch.x, Path(folder), first)
@@ -52,6 +69,8 @@ class Image(Modality):
 
     def known(self, request: EditRequest) -> Batch:
         """keep: `left 0.5`, or a box `x0:x1,y0:y1` of pixels. mask: a picture, white where it stays. grow: pixels."""
+        if self.paired:
+            raise UserError("this model follows a whole picture and edits none: give core.sample a folder, cond.input")
         asked = {name: value for name, value in request.cond.items() if value is not None}
         every = self.template(request.n, asked).cond
         return editing.known(request, self.shape, {name: every[name] for name in asked})
@@ -84,7 +103,8 @@ class Image(Modality):
     def metrics(
         self, samples: Batch, reference: Batch, training: Batch | None, floor: bool = False
     ) -> dict[str, float]:
-        return metrics.evaluate(samples, reference, training, *self._looking_at(reference))
+        paired = self.paired and not floor
+        return metrics.evaluate(samples, reference, training, *self._looking_at(reference), paired)
 
     def headlines(self, samples: Batch, reference: Batch) -> dict[str, Headline]:
         return metrics.headlines(samples, reference, *self._looking_at(reference))
