@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pytest
 import torch
-from runs import cache, command, no_plots, own_run, pictures, sounds, trained, vocoder  # noqa: F401  (fixtures)
+from runs import cache, command, digit, no_plots, own_run, pictures, sounds, trained, vocoder  # noqa: F401  (fixtures)
 from torch import Tensor, nn
 
 from core import levels, prediction, schedules, space, times, weighting

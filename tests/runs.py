@@ -64,6 +64,13 @@ def evaluate(folder: Path, *overrides: object) -> Path:
     return folder
 
 
+def edit(run: Path, folder: Path, *overrides: object) -> Path:
+    from core import edit as command
+
+    command.edit(compose("edit", "n=4", "steps=2", "device=cpu", f"checkpoint={run}", f"out={folder}", *overrides))
+    return folder
+
+
 def weights(run: Path, averaged: bool = False) -> dict[str, Tensor]:
     return checkpoint.load_weights(checkpoint.find(run), averaged)
 
@@ -92,6 +99,7 @@ class Outcome:
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Outcome]]:
     """Runs `python -m core.<name> <arguments>` in this process."""
+    import core.edit
     import core.evaluate
     import core.export
     import core.sample
@@ -100,6 +108,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
     works = {
         "train": core.train.train,
         "sample": core.sample.sample,
+        "edit": core.edit.edit,
         "evaluate": core.evaluate.evaluate,
         "export": core.export.export,
     }
@@ -157,6 +166,15 @@ def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(core.callbacks, "level_curve", lambda *_: None)
     monkeypatch.setattr(core.callbacks, "loss_curve", lambda *_: None)
+
+
+@pytest.fixture(scope="session")
+def digit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture of 28x28 grey pixels, no two rows or columns alike."""
+    path = tmp_path_factory.mktemp("digit") / "digit.png"
+    pixels = np.random.default_rng(0).integers(0, 255, (28, 28), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
-from runs import NETWORK, ROOT, TINY, audio, compose, train
+from runs import NETWORK, ROOT, TINY, audio, compose, edit, train
 
 import core
 from core.errors import UserError
@@ -75,7 +75,18 @@ MOLECULE_DATA = {
     "data/smiles": ("a.smi", ["data.workers=1"]),
     "data/qm9_pyg": (".", []),
 }
+# options of edits, likewise: what stays, or what is measured
+EDITS = {
+    "method/replace": ["keep=left"],
+    "method/pigdm": ["keep=left"],
+    "method/dps": ["keep=left"],
+    "measurement/downsample": ["degrade=true"],
+    "measurement/blur": ["degrade=true"],
+}
 SEPARATE = {
+    **dict.fromkeys(EDITS, "test_option_of_edits"),
+    "measurement/grey": "tests/test_image_editing.py",
+    "codec/enlarging": "tests/test_image_superres.py",
     **dict.fromkeys(MOLECULES, "test_option_of_molecules"),
     **dict.fromkeys(MOLECULE_DATA, "test_data_of_molecules"),
     "network/edm_qm9": "tests/test_presets.py",
@@ -156,6 +167,14 @@ def test_data_of_sounds(
     figures = [json.loads(file.read_text()) for file in run.glob("samples/*/evaluation.json")]
     assert len(figures) == (option == "data/fsdd")
     assert all(figure["samples"] for figure in figures)
+
+
+@pytest.mark.parametrize("option", EDITS)
+def test_option_of_edits(option: str, trained: Path, digit: Path, tmp_path: Path) -> None:
+    edit(trained, tmp_path, f"input={digit}", option.replace("/", "="), *EDITS[option])
+    with np.load(tmp_path / "samples.npz") as arrays:
+        assert np.isfinite(arrays["x"]).all()
+    assert (tmp_path / "edit.png").exists()
 
 
 @pytest.mark.parametrize("option", MOLECULES)
