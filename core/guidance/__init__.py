@@ -2,7 +2,7 @@
 
 from core.guidance.clipping import Clipped, DynamicThreshold
 from core.guidance.contrast import Autoguided, ClassifierFree, Rescaled
-from core.guidance.gradient import ClassifierGuided, LogProb, with_slope
+from core.guidance.gradient import ClassifierGuided, LogProb, tilted, with_slope
 from core.guidance.wrapper import Interval, Wrapper
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "LogProb",
     "Rescaled",
     "Wrapper",
+    "tilted",
     "with_slope",
 ]

@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from core.denoiser import BaseDenoiser, Cond
-from core.guidance import Wrapper
+from core.guidance import Wrapper, tilted, with_slope
 from core.reverse import Denoised
 from modalities.molecules.inputs import POSITIONS
 
@@ -41,23 +41,21 @@ class Composed(Wrapper):
         self, x_t: Float[Tensor, "b n c"], t: Float[Tensor, " b"], mask: Float[Tensor, "b n 1"], cond: Cond
     ) -> Denoised:
         rows, log_snr = self.rows.to(x_t), self.schedule.log_snr(t[:1])
-        alpha, sigma = self.schedule.alpha_sigma(log_snr)
-        with torch.enable_grad():
-            x = x_t.detach().requires_grad_()
-            denoised = self.denoiser(x, t, mask, cond)
-            (slope,) = torch.autograd.grad(self._log_likelihood(denoised.x0, rows, mask, sigma / alpha), x)
-        x0 = self.space.project(denoised.x0.detach() + sigma**2 / alpha * slope, mask)
-        if float(log_snr) >= SETTLED:
-            elements = torch.stack([_assigned(*pair) for pair in zip(x0[..., POSITIONS:], rows, strict=True)])
-            x0 = torch.cat([x0[..., :POSITIONS], elements], dim=-1)
-        return replace(denoised, x0=x0)
+        noise = torch.exp(-log_snr / 2)  # sigma / alpha
 
-    @staticmethod
-    def _log_likelihood(x0: Tensor, rows: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
-        """log p(counts | x_t) of all samples together, up to a constant; noise: sigma / alpha."""
-        missed = rows.sum(1) - x0[..., POSITIONS:].sum(1)
-        variance = SPREAD**2 * mask.sum(1) * noise**2 / (noise**2 + RESOLVED**2)
-        return -(missed**2 / (2 * variance + 1e-6)).sum()
+        def log_prob(x0: Float[Tensor, "b n c"]) -> Float[Tensor, " b"]:
+            """log p(counts | x_t), up to a constant."""
+            missed = rows.sum(1) - x0[..., POSITIONS:].sum(1)
+            variance = SPREAD**2 * mask.sum(1) * noise**2 / (noise**2 + RESOLVED**2)
+            return -(missed**2 / (2 * variance + 1e-6)).sum(1)
+
+        denoised, slope = with_slope(self.denoiser, x_t, t, mask, cond, log_prob)
+        denoised = tilted(self, denoised, slope, t, mask)
+        if float(log_snr) < SETTLED:
+            return denoised
+        found = denoised.x0
+        elements = torch.stack([_assigned(*pair) for pair in zip(found[..., POSITIONS:], rows, strict=True)])
+        return replace(denoised, x0=torch.cat([found[..., :POSITIONS], elements], dim=-1))
 
 
 def _assigned(found: Float[Tensor, "n f"], rows: Float[Tensor, "n f"]) -> Float[Tensor, "n f"]:
