@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -22,7 +22,6 @@ from core.batch import Batch, concatenate
 from core.build import build_sampler, part, plain
 from core.data import Data, whole
 from core.denoiser import BaseDenoiser
-from core.errors import UserError
 from core.model import Model
 from core.reverse import Denoised
 from core.runs import write_json
@@ -45,7 +44,10 @@ def names(group: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Subject:
-    """A trained model, the held-out samples that it is measured against, and as many others: the floor."""
+    """A trained model, the held-out samples that it is measured against, and as many others: the floor.
+
+    Of both there are n, or, where the held-out data are too few, what there is: the reference comes first.
+    """
 
     name: str
     run: str
@@ -57,13 +59,11 @@ class Subject:
 
     @classmethod
     def of(cls, name: str, run: str | Path, n: int, data: Mapping[str, object] | None = None) -> Subject:
-        """data: what of the data's config is different here, such as its path. UserError for too few held-out ones."""
+        """data: what of the data's config is different here, such as its path."""
         model = core.load(run, device="cpu")
         model.config.data = {**model.config.data, **(data or {})}
         held = part(model.config, "data")
         samples = whole(held.test, 2 * n)
-        if len(samples) < 2 * n:
-            raise UserError(f"n.{name}={n}: with {len(held.test)} held-out samples, at most {len(held.test) // 2}")
         return cls(name, str(run), model, held, samples[:n], samples[n:], _digest(model))
 
     def requesting(self, sampler: str, steps: int, times: str = "own") -> DictConfig:
@@ -97,11 +97,22 @@ class Drawn:
     seconds: float
 
 
-def draw(subject: Subject, config: DictConfig, n: int, micro_batch: int, seed: int, folder: Path, label: str) -> Drawn:
-    """n samples, in order of size so that those drawn together are about equally large; kept in `folder` as they come.
+def draw(
+    subject: Subject,
+    config: DictConfig,
+    n: int,
+    micro_batch: int,
+    seed: int,
+    folder: Path,
+    label: str,
+    count: Callable[[int], object] = lambda steps: None,
+) -> Drawn:
+    """n samples as the modality's template orders them; kept in `folder` as they come.
 
-    label: begins the name of their folder there, which ends with a digest of all that they follow from: the weights and
-    the request (but not the samplers' code: remove the folder where that has changed).
+    Those drawn together are about equally large. label: begins the name of their folder there, which ends with a digest
+    of all that they follow from: the weights and the request (but not the samplers' code: remove the folder where that
+    has changed). count: told how many of the sampler's steps were done since the last call, of config.steps for each
+    micro-batch; at first, of all those that are kept already.
     """
     config.n, config.seed, config.micro_batch, config.cond = n, seed, micro_batch, {}
     request = output.request(subject.digest, config) | {"codec": plain(config.codec)}
@@ -109,19 +120,25 @@ def draw(subject: Subject, config: DictConfig, n: int, micro_batch: int, seed: i
     home = folder / f"{label}-{digest}"
     home.mkdir(parents=True, exist_ok=True)
     made = json.loads((home / MADE).read_text()) if (home / MADE).exists() else {"seconds": 0.0, "nfe": 0.0}
-
-    def path(first: int) -> Path:
-        return home / f"{first:08d}.npz"
+    parts = {first: home / f"{first:08d}.npz" for first in range(0, n, micro_batch)}
+    missing = [first for first, path in parts.items() if not path.exists()]
+    count(int(config.steps) * (len(parts) - len(missing)))
 
     template = subject.model.template(n)
-    template = template[template.mask.flatten(1).sum(1).argsort(stable=True)]
-    missing = [first for first in range(0, n, micro_batch) if not path(first).exists()]
-    stream = subject.model.stream(template, config, seed=seed, micro_batch=micro_batch, wanted=lambda f: f in missing)
+    order = template.mask.flatten(1).sum(1).argsort(stable=True)
+    stream = subject.model.stream(
+        template[order],
+        config,
+        seed=seed,
+        micro_batch=micro_batch,
+        wanted=lambda first: first in missing,
+        callback=lambda done, s, x_s: count(1) if done else None,  # it is told the start too
+    )
     for first, (batch, seconds) in zip(missing, _timed(stream), strict=True):
         made = {"seconds": made["seconds"] + seconds, "nfe": subject.model.nfe}
         write_json(home / MADE, {**made, "request": request})
-        output._save(path(first), batch)
-    samples = concatenate([output.read_arrays(path(first)) for first in range(0, n, micro_batch)])
+        output.write_arrays(parts[first], batch)
+    samples = concatenate([output.read_arrays(path) for path in parts.values()])[order.argsort()]
     return Drawn(samples, made["nfe"], made["seconds"] / n)
 
 

@@ -8,10 +8,11 @@ changed. Writes tables (table.md), quality.json and a picture for each modality.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,6 +24,9 @@ from core.cli import with_options
 from core.errors import UserError
 from core.progress import counting
 from core.runs import Reporter, write_json
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 FEW = 100  # samples of a modality that `n` does not name
 
@@ -57,7 +61,11 @@ def main(options: Options) -> list[Study]:
     for name, run in runs.items():
         if run is None:
             raise UserError(f"checkpoint.{name} is not set: no model of this modality is in its package")
-        subject = Subject.of(name, run, options.n.get(name, FEW), options.data.get(name))
+        n = options.n.get(name, FEW)
+        subject = Subject.of(name, run, n, options.data.get(name))
+        if len(subject.floor) < n:
+            held_out = len(subject.data.test)
+            raise UserError(f"n.{name}={n}: with {held_out} held-out samples, at most {held_out // 2}")
         studies.append(study(subject, options, folder, report))
         report(terminal(studies[-1]))
         report(f"{name}: {studies[-1].verdict}")
@@ -79,28 +87,30 @@ def study(subject: Subject, options: Options, folder: Path, report: Reporter) ->
         return {name: one.value for name, one in found.items()}, errors
 
     plans = list(_plans(subject, options))
+    total = sum(int(config.steps) for *_, config in plans) * math.ceil(n / options.micro_batch)
     rows: list[Row] = []
-    with counting(report.console, f"{subject.name}: evaluations of a sample", sum(plan[2] for plan in plans)) as count:
-        for sampler, times, evaluations in plans:
-            config = subject.requesting(sampler, evaluations, times)
-            config.steps = steps_within(evaluations, config, subject.model.denoiser.schedule)
+    with counting(report.console, f"{subject.name}: steps of {len(plans)} rows", total) as count:
+        for sampler, times, evaluations, config in plans:
             label = f"{subject.name}-{sampler}-{times}-{evaluations}"
-            drawn = draw(subject, config, n, options.micro_batch, options.seed, folder / "samples", label)
+            drawn = draw(subject, config, n, options.micro_batch, options.seed, folder / "samples", label, count)
             cost = (int(config.steps), drawn.nfe, drawn.seconds)
             rows.append(Row(sampler, times, evaluations, *cost, *measured(drawn.samples)))
             report(rows[-1].text)
-            count(evaluations)
     lower = [name for name, one in modality.headlines(subject.floor, subject.reference).items() if one.lower_is_better]
     return Study(subject.name, subject.data.describe(), subject.run, n, rows, *measured(subject.floor), lower)
 
 
-def _plans(subject: Subject, options: Options) -> Iterator[tuple[str, str, int]]:
-    """Sampler, time grid and number of evaluations: the references, then all others."""
+def _plans(subject: Subject, options: Options) -> Iterator[tuple[str, str, int, DictConfig]]:
+    """Sampler, time grid, number of evaluations, the config with as many steps: the references, then all others."""
     grids = chosen(options.times, ["own", *names("times")], "times")
     references = chosen(options.references, names("sampler"), "references")
     samplers = chosen(options.samplers, names("sampler"), "samplers") if options.samplers else _distinct(subject)
-    yield from ((sampler, grids[0], options.reference_steps) for sampler in references)
-    yield from ((sampler, grid, steps) for sampler in samplers for grid in grids for steps in options.steps)
+    asked = [(sampler, grids[0], options.reference_steps) for sampler in references]
+    asked += [(sampler, grid, steps) for sampler in samplers for grid in grids for steps in options.steps]
+    for sampler, grid, evaluations in asked:
+        config = subject.requesting(sampler, evaluations, grid)
+        config.steps = steps_within(evaluations, config, subject.model.denoiser.schedule)
+        yield sampler, grid, evaluations, config
 
 
 def _distinct(subject: Subject) -> list[str]:

@@ -87,13 +87,13 @@ def write_samples(
     with counting(console, "sampling", sum(min(size, n - first) for first in todo)) as count:
         for first, batch in zip(todo, stream, strict=True):
             model.modality.write(batch, folder, first)
-            _save(_part(folder, first), batch)
+            write_arrays(_part(folder, first), batch)
             count(len(batch))
     if share.rank:
         return None
     _wait(folder, firsts, console)
     samples = concatenate([read_arrays(_part(folder, first)) for first in firsts])
-    _save(folder / ARRAYS, samples, model.modality.about)
+    write_arrays(folder / ARRAYS, samples, model.modality.about)
     model.modality.present(samples, folder, None if held_out is None else whole(held_out, n))
     made = {"n": n, "nfe": model.nfe, "seconds": round(time.monotonic() - begun, 2), "device": str(model.device)}
     write_json(folder / MANIFEST, {"request": dict(request), "done": True, **made})
@@ -109,7 +109,7 @@ def begin_edits(folder: Path, request: Mapping[str, object]) -> None:
 def write_edits(model: Model, edited: Batch, folder: Path, request: Mapping[str, object]) -> None:
     """Edited samples, decoded, as `write_samples` leaves them: artefacts, pictures, samples.npz, manifest.json."""
     model.modality.write(edited, folder, 0)
-    _save(folder / ARRAYS, edited, model.modality.about)
+    write_arrays(folder / ARRAYS, edited, model.modality.about)
     model.modality.present(edited, folder, None)
     done = {"n": len(edited), "nfe": model.nfe, "device": str(model.device)}
     write_json(folder / MANIFEST, {"request": dict(request), "done": True, **done})
@@ -158,7 +158,8 @@ def _is_done(manifest: Path, request: Mapping[str, object]) -> bool | None:
     return bool(before.get("done"))
 
 
-def _save(path: Path, batch: Batch, about: Mapping[str, float] | None = None) -> None:
+def write_arrays(path: Path, batch: Batch, about: Mapping[str, float] | None = None) -> None:
+    """A samples.npz, which is there whole or not at all; about: single numbers that are of all of the samples."""
     arrays = {"x": batch.x, **batch.cond} | ({} if batch.mask[0].numel() == 1 else {"mask": batch.mask})
     arrays |= {name: torch.tensor(value) for name, value in (about or {}).items()}
     part = path.with_name(f".{path.name}.part")
