@@ -12,7 +12,7 @@ from core import random
 from core.batch import Batch
 from core.denoiser import Denoiser
 from core.prediction import Epsilon, Velocity
-from core.samplers import DDIM, DDPM, sample
+from core.samplers import DDIM, DDPM, AdamsBashforth, DPMSolverPP, Heun, PredictorCorrector, UniPC, invert, sample
 from core.schedules import Cosine, LinearBeta
 from core.times import Uniform
 from modalities.image.unet import UNet2d
@@ -49,13 +49,31 @@ def test_half_precision_gives_finite_losses_and_gradients_at_every_level(denoise
     assert all(bool(p.grad.isfinite().all()) for p in denoiser.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("sampler", [DDIM(), DDPM()])
+SAMPLERS = [
+    DDIM(),
+    DDPM(),
+    Heun(0.2),
+    DPMSolverPP(3),
+    DPMSolverPP(sde=1),
+    UniPC(),
+    AdamsBashforth(),
+    PredictorCorrector(),
+]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: type(sampler).__name__)
 def test_samples_agree_with_the_cpu(denoiser, sampler):
     template = Batch.full(torch.zeros(4, 1, 28, 28))
     times = Uniform(10)(denoiser.schedule)
     on_gpu = sample(denoiser, sampler, template.to("cuda"), times).cpu()
     on_cpu = sample(denoiser.cpu(), sampler, template, times)
     torch.testing.assert_close(on_gpu, on_cpu, rtol=0, atol=2e-3)
+
+
+def test_inversion_agrees_with_the_cpu(denoiser):
+    data, times = Batch.full(torch.rand(4, 1, 28, 28) * 2 - 1), Uniform(10)(denoiser.schedule).flip(0)
+    on_gpu = invert(denoiser, data.to("cuda"), times).cpu()
+    torch.testing.assert_close(on_gpu, invert(denoiser.cpu(), data, times), rtol=0, atol=2e-3)
 
 
 def test_compiled_network_agrees(denoiser):

@@ -1,35 +1,33 @@
 """Laws of the whole: on Gaussian data with the exact denoiser every sampler does what mathematics says it does.
 
-A step of a one-step sampler is affine there, x_s = a x_t + b + c noise, so its mean and variance are followed exactly:
-no Monte Carlo error hides a wrong coefficient.
+Every sampler but the predictor-corrector is affine there: one step in x_t and its noise, x_s = a x_t + b + c noise; a
+whole run in its start and all its noises, what a multistep sampler remembers included. So means and variances are
+followed exactly: no Monte Carlo error hides a wrong coefficient.
 """
 
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import count, pairwise
 
 import pytest
 import torch
 from conftest import PREDICTIONS, SCHEDULES, each, gaussian, known
+from test_samplers import SAMPLERS
 from torch import Tensor
 
 from core import times
 from core.batch import Batch
-from core.denoiser import Denoiser
+from core.denoiser import BaseDenoiser, Denoiser
 from core.reverse import Large
-from core.samplers import DDIM, DDPM, Denoise, Sampler, sample
+from core.samplers import DDIM, DDPM, Denoise, DPMSolverPP, PredictorCorrector, Sampler, sample
 from core.schedules import Cosine, LinearBeta, Schedule
 
 MEAN, SD = 0.7, 0.5
-SAMPLERS: dict[str, Sampler] = {
-    "ddpm_small": DDPM(),
-    "ddpm_large": DDPM(Large()),
-    "ddim_0": DDIM(),
-    "ddim_half": DDIM(0.5),
-    "ddim_1": DDIM(1.0),
-}
-each_sampler, each_schedule = each(SAMPLERS, "sampler"), each(SCHEDULES, "schedule")
+AFFINE = {name: sampler for name, sampler in SAMPLERS.items() if not isinstance(sampler, PredictorCorrector)}
+ONE_STEP = {name: sampler for name, sampler in SAMPLERS.items() if isinstance(sampler, DDPM | DDIM)}
+each_sampler, each_schedule = each(AFFINE, "sampler"), each(SCHEDULES, "schedule")
+each_one_step = each(ONE_STEP, "sampler")
 
 
 def level(schedule: Schedule, t: Tensor) -> tuple[float, float]:
@@ -64,13 +62,33 @@ def closed_form(
     return from_x_t + from_x_0 * k, from_x_0 * (1 - alpha_t * k) * mean, math.sqrt(var)
 
 
-def propagate(sampler: Sampler, schedule: Schedule, grid: Tensor, mean: float, var: float) -> tuple[float, float]:
-    """Mean and variance at the grid's end, from those at its start, through the sampler's own steps."""
-    denoiser = known(schedule, gaussian(MEAN, SD))
+def chain(sampler: Sampler, denoiser: BaseDenoiser, grid: Tensor, dim: int = 1) -> tuple[Tensor, Tensor]:
+    """(offset (dim,), response (1 + draws, dim, dim)) of a whole run: its end is linear in its start and its noises.
+
+    Found by running zeros and every unit vector side by side. response[0] is to the start, the others to the draws:
+    [k, i, j] is what a unit of element i of input k adds to element j.
+    """
+    draws, used, unit = len(grid), count(1), torch.eye(dim, dtype=torch.float64)
+    x_t = torch.zeros(1 + dim * (1 + draws), dim, dtype=torch.float64)
+    zeros, denoise, state = torch.zeros_like(x_t), Denoise(denoiser, Batch.full(x_t)), None
+    x_t[1 : 1 + dim] = unit
+
+    def noise() -> Tensor:
+        first, z = 1 + dim * next(used), zeros.clone()
+        z[first : first + dim] = unit
+        return z
+
     for t, s in pairwise(grid):
-        a, b, c = probe(sampler, denoiser, t, s)
-        mean, var = a * mean + b, a**2 * var + c**2
-    return mean, var
+        x_t, state = sampler.step(denoise, x_t, t, s, state, noise)
+    assert next(used) <= draws + 1, "more draws than rows"
+    return x_t[0], (x_t[1:] - x_t[0]).reshape(1 + draws, dim, dim)
+
+
+def propagate(sampler: Sampler, schedule: Schedule, grid: Tensor, mean: float, var: float) -> tuple[float, float]:
+    """Mean and variance at the grid's end, from those at its start."""
+    offset, response = chain(sampler, known(schedule, gaussian(MEAN, SD)), grid)
+    of_start, of_noise = response[0].item(), response[1:]
+    return of_start * mean + offset.item(), of_start**2 * var + float((of_noise**2).sum())
 
 
 def from_marginal(sampler: Sampler, schedule: Schedule, grid: Tensor) -> tuple[float, float]:
@@ -79,7 +97,7 @@ def from_marginal(sampler: Sampler, schedule: Schedule, grid: Tensor) -> tuple[f
     return propagate(sampler, schedule, grid, alpha * MEAN, alpha**2 * SD**2 + sigma**2)
 
 
-@each_sampler
+@each_one_step
 @each_schedule
 def test_each_step_is_the_papers(schedule, sampler):
     denoiser = known(schedule, gaussian(MEAN, SD))
@@ -91,28 +109,67 @@ def test_each_step_is_the_papers(schedule, sampler):
 @each_schedule
 def test_samples_have_the_propagated_mean_and_variance(schedule, sampler):
     """Of the loop as a whole, its start included, within 4.5 standard errors."""
-    count, grid = 40000, times.LogSNR(12)(schedule)
+    grid = times.LogSNR(12)(schedule)
     alpha, sigma = level(schedule, grid[0])
     mean, var = propagate(sampler, schedule, grid, 0.0, alpha**2 + sigma**2)
-    template = Batch.full(torch.zeros(count // 40, 40, dtype=torch.float64))
+    assert_moments(sampler, schedule, grid, mean, var)
+
+
+def assert_moments(sampler: Sampler, schedule: Schedule, grid: Tensor, mean: float, var: float) -> None:
+    n = 40000
+    template = Batch.full(torch.zeros(2, n // 2, dtype=torch.float64))
     x = sample(known(schedule, gaussian(MEAN, SD)), sampler, template, grid, seed=1)
-    assert abs(float(x.mean()) - mean) < 4.5 * math.sqrt(var / count)
-    assert abs(float(x.var()) - var) < 4.5 * var * math.sqrt(2 / count)
+    assert abs(float(x.mean()) - mean) < 4.5 * math.sqrt(var / n)
+    assert abs(float(x.var()) - var) < 4.5 * var * math.sqrt(2 / n)
 
 
-@each_sampler
+@pytest.mark.parametrize("corrections", [1, 2])
+@each_schedule
+def test_the_corrector_in_high_dimension(schedule, corrections):
+    """There |z| and |eps| are their expectations, so that the size of a Langevin step is a number, and it is affine."""
+    sampler, denoiser = PredictorCorrector(DDPM(), corrections, snr=0.16), known(schedule, gaussian(MEAN, SD))
+    grid = times.LogSNR(12)(schedule)
+    alpha, sigma = level(schedule, grid[0])
+    mean, var = 0.0, alpha**2 + sigma**2
+    for t, s in pairwise(grid):
+        a, b, c = probe(sampler.predictor, denoiser, t, s)
+        mean, var = a * mean + b, a**2 * var + c**2
+        alpha, sigma = level(schedule, s)
+        for _ in range(corrections if s > 0 else 0):
+            slope = sigma / (alpha**2 * SD**2 + sigma**2)  # eps = slope (x - alpha MEAN)
+            size = sampler.snr / math.sqrt(slope**2 * (var + (mean - alpha * MEAN) ** 2))
+            pull = 2 * sigma * size**2 * slope
+            mean, var = mean - pull * (mean - alpha * MEAN), (1 - pull) ** 2 * var + (2 * sigma * size) ** 2
+    assert_moments(sampler, schedule, grid, mean, var)
+
+
+def error(sampler: Sampler, schedule: Schedule, steps: int) -> float:
+    """Of the mean or the standard deviation, whichever is more wrong."""
+    mean, var = from_marginal(sampler, schedule, times.Uniform(steps)(schedule))
+    return max(abs(mean - MEAN), abs(math.sqrt(var) - SD))
+
+
+@each_one_step
 @each_schedule
 def test_more_steps_tend_to_the_truth(schedule, sampler):
-    errors = []
-    for n in (40, 120):
-        mean, var = from_marginal(sampler, schedule, times.Uniform(n)(schedule))
-        errors.append(max(abs(mean - MEAN), abs(math.sqrt(var) - SD)))
+    errors = error(sampler, schedule, 40), error(sampler, schedule, 120)
     assert errors[0] > errors[1]
     assert errors[1] < 0.08 * SD
 
 
+OF_HIGHER_ORDER = {name: sampler for name, sampler in AFFINE.items() if getattr(sampler, "order", 1) > 1}
+
+
+@each(OF_HIGHER_ORDER, "sampler")
+@each_schedule
+def test_a_higher_order_is_nearer_to_the_truth(schedule, sampler):
+    """Than the first, with the same share of noise."""
+    first = error(DPMSolverPP(1, sde=getattr(sampler, "sde", 0.0)), schedule, 60)
+    assert error(sampler, schedule, 60) < min(first, 0.05 * SD)
+
+
 @pytest.mark.parametrize("schedule", [SCHEDULES["cosine"], SCHEDULES["linear_path"]], ids=["cosine", "linear_path"])
-@each_sampler
+@each_one_step
 def test_first_order(sampler, schedule):
     """The error of the standard deviation halves when the steps double."""
     grids = [times.Uniform(n)(schedule) for n in (50, 100, 200)]
@@ -152,30 +209,23 @@ def correlated(x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
 @each_sampler
 @each_schedule
 def test_a_full_covariance_is_propagated(schedule, sampler):
-    """Along each eigenvector the step is that of data with its eigenvalue as the variance."""
-    denoiser = known(schedule, correlated)
+    """Along each eigenvector the run is that of data with its eigenvalue as the variance."""
+    grid, denoiser = times.LogSNR(12)(schedule)[:-1], known(schedule, correlated)
     eigenvalues, basis = torch.linalg.eigh(COVARIANCE)
-    unit = torch.eye(3, dtype=torch.float64)
-    x = torch.cat([torch.zeros_like(unit[:1]), unit, torch.zeros_like(unit)])
-    noise = torch.cat([torch.zeros(4, 3, dtype=torch.float64), unit])
-    for t, s in pairwise(times.LogSNR(12)(schedule)[:-1]):
-        x_s, _ = sampler.step(Denoise(denoiser, Batch.full(x)), x, t, s, None, lambda: noise)
-        of_x, of_noise = ((basis.T @ (x_s[rows] - x_s[0]).T @ basis) for rows in (slice(1, 4), slice(4, 7)))
-        shift = x_s[0] @ basis
-        wanted = [
-            closed_form(sampler, schedule, t, s, mean, math.sqrt(var))
-            for mean, var in zip((CENTRE @ basis).tolist(), eigenvalues.tolist(), strict=True)
-        ]
-        a, b, c = torch.tensor(wanted, dtype=torch.float64).T
-        torch.testing.assert_close(of_x, torch.diag(a), rtol=1e-7, atol=1e-8)
-        torch.testing.assert_close(of_noise, torch.diag(c), rtol=1e-7, atol=1e-8)
-        torch.testing.assert_close(shift, b, rtol=1e-7, atol=1e-8)
+    offset, response = chain(sampler, denoiser, grid, dim=3)
+    wanted = [
+        chain(sampler, known(schedule, gaussian(mean, math.sqrt(var))), grid)
+        for mean, var in zip((CENTRE @ basis).tolist(), eigenvalues.tolist(), strict=True)
+    ]
+    torch.testing.assert_close(offset @ basis, torch.cat([shift for shift, _ in wanted]), rtol=1e-7, atol=1e-8)
+    along = torch.cat([of_inputs[:, 0] for _, of_inputs in wanted], dim=1)  # (1 + draws, 3)
+    torch.testing.assert_close(basis.T @ response @ basis, torch.diag_embed(along), rtol=1e-7, atol=1e-8)
 
 
 # --- parametrisations ---
 
 
-@each_sampler
+@each(SAMPLERS, "sampler")
 @each_schedule
 def test_every_prediction_gives_the_same_samples(schedule, sampler):
     template, grid = Batch.full(torch.zeros(3, 4, dtype=torch.float64)), times.LogSNR(10)(schedule)
@@ -190,7 +240,7 @@ def test_every_prediction_gives_the_same_samples(schedule, sampler):
 
 
 def test_float32_samples_are_the_float64_ones():
-    grid = times.Uniform(50)(Cosine())
+    grid = times.Uniform(20)(Cosine())
     for sampler in SAMPLERS.values():
         single, double = (
             sample(known(Cosine(), gaussian(MEAN, SD)), sampler, Batch.full(torch.zeros(8, 16, dtype=dtype)), grid)

@@ -133,3 +133,18 @@ def test_data_and_noise_imply_each_other(schedule):
     x_t = alpha_t * x_0 + sigma_t * eps
     torch.testing.assert_close(process.x_0_from_eps(schedule, x_t, eps, t), x_0, atol=1e-9, rtol=1e-9)
     torch.testing.assert_close(process.eps_from_x_0(schedule, x_t, x_0, t), eps, atol=1e-9, rtol=1e-9)
+
+
+@each(SCHEDULES, "schedule")
+def test_along_its_noise_x_is_noised_data_at_every_time(schedule):
+    """alpha_t x_0 + sigma_t eps leads to alpha_s x_0 + sigma_s eps, back and forth in time."""
+    rng = np.random.default_rng(0)
+    x_0, eps = (torch.tensor(rng.standard_normal(5)) for _ in range(2))
+    times = training_times(schedule, 7)
+    for t in times:
+        for s in times:
+            (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
+            x_s = process.move_along_eps(schedule, alpha_t * x_0 + sigma_t * eps, eps, t, s)
+            torch.testing.assert_close(x_s, alpha_s * x_0 + sigma_s * eps, rtol=1e-9, atol=1e-9)
+    at_data = process.move_along_eps(schedule, schedule(t)[0] * x_0 + schedule(t)[1] * eps, eps, t, torch.zeros_like(t))
+    torch.testing.assert_close(at_data, x_0, rtol=1e-9, atol=1e-9)

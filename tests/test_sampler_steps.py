@@ -273,7 +273,7 @@ def test_pndm_is_adams_bashforth_on_equal_steps(order):
     "sampler", [Heun(), Heun(0.3), Heun(0.4, churn_min=0.05, churn_max=50, churn_noise=1.007)], ids=["1", "2", "2_part"]
 )
 def test_heun_is_karras(sampler):
-    """Karras et al. 2022, algorithms 1 and 2, where x is not scaled and sigma is t. The first sigma is the largest there is."""
+    """Karras et al. 2022, algorithms 1 and 2: x is not scaled and sigma is t, of which the first is the largest."""
     schedule = VarianceExploding()
     level, (x, noise) = Levels(schedule, 12), start(20)
     sigmas, draws, path, y = [*level.sigma, 0.0], iter(noise), [], 80 * x

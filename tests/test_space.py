@@ -11,7 +11,7 @@ from core.batch import Batch
 from core.denoiser import Denoiser
 from core.prediction import Velocity
 from core.random import keys, normal
-from core.samplers import DDPM, sample
+from core.samplers import DDPM, AdamsBashforth, DPMSolverPP, Heun, UniPC, sample
 from core.schedules import Cosine
 from core.space import Euclidean, Space, ZeroCentreOfMass
 from core.times import Uniform
@@ -95,7 +95,8 @@ def test_pixels_of_padded_images():
     assert Euclidean().dim(torch.zeros(1, 3, 6, 6), mask).tolist() == [60]
 
 
-def test_centre_of_mass_stays_zero_through_a_thousand_steps():
+@pytest.mark.parametrize("sampler", [DDPM(), Heun(), DPMSolverPP(sde=1), UniPC(), AdamsBashforth()])
+def test_centre_of_mass_stays_zero_through_a_thousand_steps(sampler):
     space, mask = ZeroCentreOfMass(3), random_mask([3, 8], 8, torch.float32)
 
     class Drifting(torch.nn.Module):
@@ -111,6 +112,6 @@ def test_centre_of_mass_stays_zero_through_a_thousand_steps():
         worst.append(float((x[..., :3].sum(1) / mask.sum(1)).abs().max() / x.abs().amax().clamp(min=1)))
         assert float((x * (1 - mask)).abs().max()) == 0
 
-    sample(denoiser, DDPM(), Batch(torch.zeros(2, 8, 5), mask), Uniform(1000)(Cosine()), callback=watch)
+    sample(denoiser, sampler, Batch(torch.zeros(2, 8, 5), mask), Uniform(1000)(Cosine()), callback=watch)
     assert len(worst) == 1001  # the noise, and the state after each step
     assert max(worst) < 1e-5
