@@ -19,7 +19,7 @@ PICTURE = "edit"
 def edit(config: DictConfig) -> None:
     from core import edits
     from core.batch import Batch
-    from core.build import build_operator, plain
+    from core.build import build_method, build_operator, plain
     from core.output import begin_edits, write_edits
     from core.runs import Reporter
     from core.sample import open_model, request
@@ -30,6 +30,7 @@ def edit(config: DictConfig) -> None:
         drawing[key] = config.get(key)
     # all that can be wrong with the request comes before the folder is taken by it
     known, operator = model.modality.known(edit_request(config)), build_operator(drawing)
+    _check_method(build_method(drawing), operator is not None, "keep" in known.cond)
     other = None if config.to is None else model.modality.known(edit_request(config, "to"))
     measured = None if operator is None else edits.measured(model, known, operator, drawing)
     ends = None if other is None else edits.ends(model, known, other)
@@ -83,17 +84,40 @@ def _check(config: DictConfig) -> None:
         raise UserError(f"noise={config.noise}: must be a number of at least 0")
     if config.keep is not None and config.mask is not None:
         raise UserError(f"keep={config.keep} and mask={config.mask} both say what stays: give one")
+    if not isinstance(config.degrade, bool):
+        raise UserError(f"degrade={config.degrade}: must be true or false")
     measured = config.get("measurement") is not None
     if config.degrade and not measured:
         raise UserError("degrade=true needs a measurement to make, such as measurement=downsample")
+    if config.noise and not measured:
+        raise UserError(f"noise={config.noise} is a measurement's: choose one, such as measurement=downsample")
     held = config.keep is not None or config.mask is not None or bool(config.grow)
     for name, given in (("measurement", measured), ("to", config.to is not None)):
         if given and held:
             raise UserError(f"{name}= takes the input as a whole: leave keep, mask and grow out")
-    if measured and config.to is not None:
-        raise UserError("measurement= and to= exclude each other")
+    if config.to is not None:
+        _check_way(config, measured)
     if not (held or measured or config.to is not None) and config.strength == 1:
         raise UserError("nothing of the input would remain: give keep, mask, grow, measurement, to or strength below 1")
+
+
+def _check_way(config: DictConfig, measured: bool) -> None:
+    """UserError for what the way between two files has no use for."""
+    if config.n < 2:
+        raise UserError(f"n={config.n}: the way from input to to= has two ends")
+    given = {"measurement": measured, "strength": config.strength < 1}
+    given |= {name: config.get(name) is not None for name in ("method", "sampler")}
+    if unused := [name for name, is_given in given.items() if is_given]:
+        raise UserError(f"to= draws the way by DDIM from the noise of both ends: leave {unused[0]} out")
+
+
+def _check_method(method: object, measured: bool, held: bool) -> None:
+    from core.editing import Replace
+
+    if method is not None and not (measured or held):
+        raise UserError("method= has nothing to follow: give keep, mask, grow or a measurement")
+    if measured and isinstance(method, Replace):
+        raise UserError("method=replace needs parts that stay: a measurement is followed by method=pigdm or method=dps")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ Picture = Float[Tensor, "channels height width"]
 Keep = Float[Tensor, "1 height width"]
 
 SIDES = ("left", "right", "top", "bottom")
-KEEP = "left, right, top or bottom with a share such as left 0.5, or a box in pixels such as 0:14,0:28"
+KEEP = "left, right, top or bottom with a share such as left 0.5, or a box of pixels x0:x1 y0:y1 such as 0:14 0:28"
 
 
 def read(path: Path, channels: int | None) -> Picture:
@@ -93,7 +93,7 @@ def _keep(request: EditRequest, picture: Picture) -> Keep | None:
 
 
 def kept_part(words: str, picture: Picture) -> Keep:
-    """1 on the part that the words name: a side and its share (half unless given), or a box x0:x1,y0:y1 in pixels."""
+    """1 on the part that the words name: a side and its share (half unless given), or a box `x0:x1 y0:y1` in pixels."""
     height, width = picture.shape[1:]
     keep = torch.zeros_like(picture[:1])
     if side := re.fullmatch(r"(left|right|top|bottom)(?:\s+(\d*\.?\d+))?", words.strip()):
@@ -107,7 +107,7 @@ def kept_part(words: str, picture: Picture) -> Keep:
             "top": (slice(0, rows), slice(None)),
             "bottom": (slice(height - rows, None), slice(None)),
         }[side[1]]
-    elif box := re.fullmatch(r"(\d*):(\d*)\s*,\s*(\d*):(\d*)", words.strip()):
+    elif box := re.fullmatch(r"(\d*):(\d*)(?:\s*,\s*|\s+)(\d*):(\d*)", words.strip()):
         x0, x1, y0, y1 = (
             int(number or default) for number, default in zip(box.groups(), (0, width, 0, height), strict=True)
         )

@@ -68,7 +68,7 @@ class Image(Modality):
         artefacts.save_gif(moments, Path(folder) / artefacts.GIF)
 
     def known(self, request: EditRequest) -> Batch:
-        """keep: `left 0.5`, or a box `x0:x1,y0:y1` of pixels. mask: a picture, white where it stays. grow: pixels."""
+        """keep: `left 0.5`, or a box `x0:x1 y0:y1` of pixels. mask: a picture, white where it stays. grow: pixels."""
         if self.paired:
             raise UserError("this model follows a whole picture and edits none: give core.sample a folder, cond.input")
         asked = {name: value for name, value in request.cond.items() if value is not None}
