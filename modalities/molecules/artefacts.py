@@ -79,7 +79,7 @@ def read(folder: Path, elements: Sequence[str]) -> Batch:
     check(elements)
     files = files_in(folder, READERS, "molecules")
     files = [file for file in files if file.suffix.lower() == ".xyz"] or files
-    found = [record for file in files for record in _records(file, elements)]
+    found = [record for file in files for record in records(file, elements)]
     names = [name for name in found[0].properties if name not in RESERVED]
     shared = [name for name in names if all(name in record.properties for record in found)]
     largest = max(len(record.numbers) for record in found)
@@ -93,7 +93,8 @@ def read(folder: Path, elements: Sequence[str]) -> Batch:
     return Batch(x, mask, {name: torch.tensor([record.properties[name] for record in found]) for name in shared})
 
 
-def _records(file: Path, elements: Sequence[str]) -> list[Record]:
+def records(file: Path, elements: Sequence[str]) -> list[Record]:
+    """All molecules of a file. UserError names one that cannot be read or has other elements."""
     found = []
     for _, (place, record) in entries([file], READERS[file.suffix.lower()], pulse=False):
         if not isinstance(record, Record):

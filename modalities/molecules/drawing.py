@@ -40,6 +40,24 @@ def save_grid(samples: Sequence[Molecule], path: Path, real: Sequence[Molecule] 
     sections = [(f"{len(shown)} of {len(samples):,} samples", shown)]
     if real:
         sections.append(("Real molecules", _chosen(real, COLUMNS)))
+    _save_sections(sections, path)
+
+
+def save_edit(before: Molecule, kept: Sequence[int], after: Sequence[Molecule], path: Path) -> None:
+    """The molecule before, the part of it that stays if not all of it does, and up to 18 after, as in `save_grid`."""
+    shown = _chosen(after, COLUMNS * (ROWS - 1))
+    sections = [("Before", [before]), (f"{len(shown)} of {len(after):,} after", shown)]
+    if 0 < len(kept) < len(before):
+        sections.insert(1, ("What stays", [_part_of(before, kept)]))
+    _save_sections(sections, path)
+
+
+def _part_of(molecule: Molecule, atoms: Sequence[int]) -> Molecule:
+    rows = list(atoms)
+    return Molecule(molecule.index, molecule.positions[rows], molecule.numbers[rows], {})
+
+
+def _save_sections(sections: Sequence[tuple[str, list[Molecule]]], path: Path) -> None:
     lines = [-(-len(group) // COLUMNS) for _, group in sections]
     columns = max(3, min(COLUMNS, max(len(group) for _, group in sections)))
     step_x, step_y = CARD[0] + GAP, CARD[1] + GAP

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from core import random
 from core.batch import Batch
+from core.editable import EditRequest
 from core.errors import UserError
 from core.metrics import Headline
 from core.modality import GRID, Modality, each
-from modalities.molecules import artefacts, drawing, metrics, page
+from modalities.molecules import artefacts, drawing, editing, metrics, page
 from modalities.molecules.elements import check
 from modalities.molecules.formula import parse
 from modalities.molecules.molecule import molecules
@@ -111,7 +112,24 @@ class Molecules(Modality):
         except UserError as error:
             raise UserError(f"formula={formula} has {atoms} atoms: {error}") from None
 
-    def holding(self, denoiser: nn.Module, known: Batch, keep: Tensor) -> nn.Module:
+    def known(self, request: EditRequest) -> Batch:
+        """A molecule of a file, n times; keep: see `editing.WORDS`; grow.atoms: how many are drawn beside the kept."""
+        if unknown := {"formula", "n_atoms"} & set(request.cond):
+            raise UserError(f"cond.{min(unknown)}: the atoms of an edit are those of the file and grow.atoms")
+        properties = {name: self._values(name, value, request.n) for name, value in request.cond.items()}
+        return editing.known(request, self.elements, self.sizes, self._size, properties)
+
+    def finished(self, edited: Batch, known: Batch) -> Batch:
+        return editing.finished(edited, known)
+
+    def show_edit(self, known: Batch, edited: Batch, path: Path) -> None:
+        there = known.x[:1, :, 3:].sum(-1, keepdim=True)  # atoms to come have no element yet
+        before = molecules(Batch(known.x[:1], known.mask[:1] * there), self.elements)[0]
+        drawing.save_edit(before, _kept(known), molecules(edited, self.elements), path.with_suffix(".png"))
+
+    def holding(self, denoiser: nn.Module, known: Batch, keep: Tensor) -> nn.Module | None:
+        if bool(keep[..., :3].any()):  # atoms that have their places
+            return None
         from modalities.molecules.composition import Composed  # SciPy takes a second
 
         return Composed(denoiser, known.x)
@@ -158,3 +176,10 @@ class Molecules(Modality):
 
 def _mask(sizes: Int64[Tensor, " n"]) -> Float[Tensor, "n longest 1"]:
     return (torch.arange(int(sizes.max())) < sizes[:, None]).float()[..., None]
+
+
+def _kept(known: Batch) -> list[int]:
+    """Which atoms of the first sample stay."""
+    if "keep" not in known.cond:
+        return []
+    return known.cond["keep"][0, :, 0].nonzero().flatten().tolist()
