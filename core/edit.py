@@ -28,6 +28,8 @@ def edit(config: DictConfig) -> None:
     model, drawing = open_model(config)
     for key in ("method", "measurement", "strength", "degrade", "noise"):
         drawing[key] = config.get(key)
+    if config.to is not None and config.get("times") is None:
+        drawing.times = {"_target_": "core.times.LogSNR"}  # on which the way to noise and back is nearest to closed
     # all that can be wrong with the request comes before the folder is taken by it
     known, operator = model.modality.known(edit_request(config)), build_operator(drawing)
     _check_method(build_method(drawing), operator is not None, "keep" in known.cond)

@@ -29,7 +29,7 @@ def interpolate(
     shares: Float[Tensor, " n"],
     times: Float[Tensor, " steps_plus_1"],
     *,
-    refinements: int = 2,
+    refinements: int = 4,
 ) -> Float[Tensor, "n *s"]:
     """Samples between `first` and `second`, of one sample each: share 0 is the first, 1 the second.
 
