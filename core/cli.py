@@ -21,6 +21,8 @@ OPEN = ("cond", "guidance", "clip", "sampler", "times")
 # further ones of a command: data.path=... says where a checkpoint's data lies here
 OPEN_TO = {"sample": ("codec",), "evaluate": ("codec", "data"), "edit": ("codec", "method", "measurement", "grow")}
 
+WORDS = ("input", "to", "mask", "keep")  # of core.edit: text, whatever is in it
+
 
 def is_first_process() -> bool:
     """Whether this process speaks for all of a distributed run (torchrun, SLURM, or Lightning's own launcher)."""
@@ -71,6 +73,10 @@ def _hydra_main(command: str, work: Callable[[DictConfig], object]) -> None:
 
 
 def _opened(argument: str, command: str) -> str:
+    key, _, value = argument.partition("=")
+    if command == "edit" and key in WORDS and not value.startswith(("'", '"')) and value != "null":
+        # commas, colons and brackets are no lists there
+        argument = f"{key}='{value}'" if "'" not in value else argument
     is_open = argument.split(".")[0] in (*OPEN, *OPEN_TO.get(command, ()))
     return f"++{argument}" if is_open and "." in argument.split("=")[0] else argument
 

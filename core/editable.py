@@ -45,10 +45,10 @@ class Editable:
         """
         raise UserError(f"modality={self.name} cannot edit files: its package has no Modality.known")
 
-    def windowed(self, denoiser: Any, template: Batch) -> Any:
+    def windowed(self, denoiser: Any, template: Batch, codec: Any) -> Any:
         """A denoiser for samples larger than those of training, such as `core.editing.Windows`; itself otherwise.
 
-        template: in diffusion coordinates.
+        template: in the diffusion coordinates of the codec.
         """
         return denoiser
 

@@ -70,7 +70,7 @@ def ends(model: Model, first: Batch, second: Batch) -> tuple[Batch, Batch]:
 
 def between(model: Model, first: Batch, second: Batch, config: DictConfig, console: Console) -> Batch:
     """config.n samples on the way from one end to another, both of them the first and the last; decoded."""
-    denoiser = model.modality.windowed(model.guided(config), first)
+    denoiser = model.modality.windowed(model.guided(config), first, model.codec)
     _, times = build_sampler(config, denoiser)
     here = [end.to(model.device) for end in (first, second)]
     with counting(console, "on the way", config.n) as done:

@@ -94,7 +94,7 @@ class Model:
         if keep is not None and (holding := self.modality.holding(denoiser, shape, keep)) is not None:
             denoiser, keep = holding, None
         x0 = edit(
-            self.modality.windowed(denoiser, shape),
+            self.modality.windowed(denoiser, shape, self.codec),
             sampler,
             shape,
             keep,

@@ -258,7 +258,7 @@ def test_a_larger_picture_is_drawn_in_windows_of_the_models_size() -> None:
     network = Watching()
     denoiser = Denoiser(network, Cosine(), Velocity())
     template = Batch.full(normal(0, 2, 1, 45, 31))
-    windowed = MODEL.windowed(denoiser, template)
+    windowed = MODEL.windowed(denoiser, template, Pixels())
     assert isinstance(windowed, Wrapper)
     t = torch.tensor([0.3, 0.6], dtype=torch.float64)
     x0 = windowed(template.x, t, template.mask, {}).x0
@@ -269,7 +269,7 @@ def test_a_larger_picture_is_drawn_in_windows_of_the_models_size() -> None:
 
 def test_at_the_trained_size_there_are_no_windows() -> None:
     denoiser = Denoiser(Watching(), Cosine(), Velocity())
-    assert MODEL.windowed(denoiser, Batch.full(torch.zeros(2, 1, 28, 28))) is denoiser
+    assert MODEL.windowed(denoiser, Batch.full(torch.zeros(2, 1, 28, 28)), Pixels()) is denoiser
 
 
 def test_outpainting_keeps_the_picture_in_its_place(trained: Path, digit: Path, tmp_path: Path) -> None:

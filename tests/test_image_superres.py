@@ -173,7 +173,7 @@ def test_it_edits_no_pictures_and_draws_no_larger_ones(small: Path) -> None:
         MODEL.known(EditRequest(small / "0.png", keep="left"))
     template = Batch.full(torch.zeros(1, 1, 56, 28), {"low": torch.zeros(1, 1, 28, 14)})
     with pytest.raises(UserError, match="condition low, for pictures of its own size only"):
-        MODEL.windowed(Denoiser(network(low=True), Cosine(), Velocity()), template)
+        MODEL.windowed(Denoiser(network(low=True), Cosine(), Velocity()), template, Pixels())
     with pytest.raises(UserError, match="this model follows no pictures"):
         Image([1, 28, 28]).template(1, {"input": str(small)})
 

@@ -120,6 +120,22 @@ def save_grid(
     panels.save(path)
 
 
+def save_row(titles: Sequence[str], sounds: Sequence[Clip], path: Path, sample_rate: int) -> None:
+    """Sounds one below another, each with its title, waveform and spectrogram, on one scale of time and loudness."""
+    size = (3.2, 0.8)
+    step = TITLE + WAVE_HEIGHT + size[1] + GAP
+    panels = Panels(Scale(sounds, sample_rate), LEFT + size[0] + RIGHT, TOP + len(sounds) * step + BOTTOM, size)
+    for row, (title, clip) in enumerate(zip(titles, sounds, strict=True)):
+        top = TOP / 2 + row * step
+        panels.title(LEFT, top + 0.12, title)
+        panels.waveform(LEFT, top + TITLE, WAVE_HEIGHT, clip)
+        panels.spectrogram(LEFT, top + TITLE + WAVE_HEIGHT, clip)
+        panels.hertz(LEFT, top + TITLE + WAVE_HEIGHT)
+    panels.seconds(LEFT, TOP / 2 + (len(sounds) - 1) * step + TITLE + WAVE_HEIGHT)
+    panels.color_bar(LEFT + size[0] + 0.05, TOP / 2 + TITLE + WAVE_HEIGHT, size[1])
+    panels.save(path)
+
+
 def save_strip(moments: Sequence[Batch], path: Path, sample_rate: int, conditions: Names | None = None) -> None:
     """From noise to sound: rows are sounds, columns about evenly spaced moments, the first and the last among them.
 

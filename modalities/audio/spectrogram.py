@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from core.batch import Batch
 from core.codec import Codec
+from core.errors import UserError
 from modalities.audio.bands import WARP, Bands
 from modalities.audio.frames import frame_mask, mask_of_frames, whole_frames
 from modalities.audio.vocoder import GriffinLim, Vocoder
@@ -52,6 +54,23 @@ class Spectrogram(Codec):
         logs = self.bands.analyse((batch.x * batch.mask)[:, 0])
         mask = frame_mask(batch.mask, self.bands.hop)
         return Batch(self.standardise(logs)[:, None] * mask, mask, batch.cond)
+
+    def kept(self, keep: Float[Tensor, "batch rows length"], encoded: Batch) -> Tensor:
+        """A frame is known if all of its window is; a band of frequency if all of its bins are (rows > 1).
+
+        rows: equal shares of the way from 0 to half of the sample rate.
+        """
+        if keep.shape[1] > 1:
+            bins = F.interpolate(keep[:, None, :, 0], self.bands.average.shape[1], mode="nearest-exact")[:, 0]
+            lost = (1 - bins) @ (self.bands.average > 0).to(bins).T
+            known = (lost == 0).to(keep)[:, None, None]
+        else:
+            margin = self.bands.window // 2 - self.bands.hop // 2
+            new = F.pad(1 - keep, (margin, self.bands.window - self.bands.hop - margin))
+            known = 1 - F.max_pool1d(new, self.bands.window, self.bands.hop)[..., None]
+        if not bool((known * encoded.mask).flatten(1).any(1).all()):
+            raise UserError(f"keep: no frame of {self.bands.window} samples, or no band, stays as a whole")
+        return known
 
     def decode(self, batch: Batch) -> Batch:
         logs = self.logs(batch.x[:, 0])

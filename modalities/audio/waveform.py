@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from torch import Tensor
+
 from core.batch import Batch
 from core.codec import Affine
+from core.errors import UserError
 
 
 class Waveform(Affine):
@@ -17,6 +20,12 @@ class Waveform(Affine):
 
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__(scale=scale, low=-1.0, high=1.0)
+
+    def kept(self, keep: Tensor, encoded: Batch) -> Tensor:
+        """Samples are known one by one; a band of frequency is none of them."""
+        if keep.shape[1] > encoded.x.shape[1]:
+            raise UserError("keep=bands needs a model of spectrograms; of waveforms keep stretches of seconds")
+        return keep
 
     def fit(self, batch: Batch) -> Mapping[str, object]:
         real = batch.mask.expand_as(batch.x)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from core.batch import Batch
+from core.codec import Codec
 from core.denoiser import BaseDenoiser
 from core.editable import EditRequest
 from core.editing import Windows
@@ -75,7 +76,7 @@ class Image(Modality):
         every = self.template(request.n, asked).cond
         return editing.known(request, self.shape, {name: every[name] for name in asked})
 
-    def windowed(self, denoiser: BaseDenoiser, template: Batch) -> BaseDenoiser:
+    def windowed(self, denoiser: BaseDenoiser, template: Batch, codec: Codec) -> BaseDenoiser:
         """Overlapping windows of the model's size, along height and width where the template is larger."""
         if template.x.shape[1:] == self.shape:
             return denoiser
