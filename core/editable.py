@@ -52,6 +52,10 @@ class Editable:
         """
         return denoiser
 
+    def method(self) -> Any:
+        """How what is kept is followed unless a config says it, a `core.editing.Method`; None for the usual way."""
+        return None
+
     def finished(self, edited: Batch, known: Batch) -> Batch:
         """The edited samples with what is kept of the known ones exactly as it was, also where the codec is lossy."""
         keep = known.cond["keep"].to(edited.x).expand_as(edited.x)

@@ -101,7 +101,7 @@ class Model:
             times,
             strength=config.get("strength", 1.0),
             measurement=measurement,
-            method=build_method(config),
+            method=build_method(config) or (None if keep is None else self.modality.method()),
             seed=seed,
             indices=indices,
             callback=callback,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from benchmarks.exact import Mixture
 from core.batch import Batch
 from core.denoiser import Denoiser
-from core.editing import DPS, Kept, Measurement, Method, PiGDM, Replace, Windows, edit, from_level, interpolate
+from core.editing import DPS, Kept, Measurement, Method, PiGDM, Replace, Search, Windows, edit, from_level, interpolate
 from core.editing.gradient import conjugate_gradients
 from core.editing.latents import slerp
 from core.prediction import Velocity
@@ -34,6 +34,7 @@ METHODS: dict[str, Method] = {
     "resample": Replace(3),
     "pigdm": PiGDM(0.8),
     "dps": DPS(0.3),
+    "search": Search(2, steps=2),
 }
 each_sampler, each_method = each(SAMPLERS, "sampler"), each(METHODS, "method")
 WIDE = Cosine(-14.0, 14.0)
@@ -141,6 +142,20 @@ def test_resampling_costs_its_times_and_costs_them_only_before_the_end():
     batch = Batch.full(torch.zeros(1, 2, dtype=torch.float64))
     edit(denoiser, DDIM(), batch, torch.ones(1, 2), Uniform(10)(Cosine()), method=Replace(4))
     assert len(calls) == 9 * 4 + 1
+
+
+def test_search_finds_what_replacing_misses():
+    """Two modes, known apart only at low noise: x_1 says which, x_2 lies far from its other place."""
+    centres = torch.tensor([[-0.3, -3.0], [0.3, 3.0]], dtype=torch.float64)
+    denoiser = Mixture(centres, torch.tensor([0.5, 0.5]).double(), 0.1, None, WIDE)
+    batch = Batch.full(torch.tensor([[0.3, 0.0]], dtype=torch.float64).expand(200, 2))
+    keep = torch.tensor([[1.0, 0.0]], dtype=torch.float64).expand(200, 2)
+    shares = []
+    for method in (Replace(1), Search(20, highest=6.0)):
+        x = edit(denoiser, DDPM(), batch, keep, LogSNR(40)(WIDE), method=method)
+        shares.append(float((x[:, 1] > 0).double().mean()))
+    assert shares[0] < 0.8
+    assert shares[1] > 0.97
 
 
 # --- PiGDM ---
@@ -321,7 +336,7 @@ def test_interpolation_uses_the_inverted_noise():
     denoiser = known(WIDE, gaussian(0.2, 0.5))
     first, second = (Batch.full(torch.full((1, 3), value, dtype=torch.float64)) for value in (0.1, 0.4))
     grid = LogSNR(200)(WIDE)
-    noise = [invert(denoiser, one, grid.flip(0)) for one in (first, second)]
+    noise = [invert(denoiser, one, grid.flip(0), refinements=4) for one in (first, second)]
     start = slerp(*noise, torch.tensor([0.25]))
     wanted = sample(denoiser, DDIM(), first, grid, start=start)
     torch.testing.assert_close(interpolate(denoiser, first, second, torch.tensor([0.25]), grid), wanted)
@@ -396,6 +411,9 @@ def test_what_makes_no_sense_is_refused(options, said):
         (lambda: PiGDM(0.0), "data_std=0"),
         (lambda: PiGDM([1.0, -1.0]), "data_std"),
         (lambda: DPS(0.0), "step_size=0"),
+        (lambda: Search(0), "rounds=0"),
+        (lambda: Search(lowest=3.0), "lowest=3"),
+        (lambda: Search(scale=[1.0, 0.0]), "scale"),
         (lambda: Measurement(lambda x: x, torch.zeros(1, 1), -1.0), "std=-1"),
         (lambda: Windows(known(Cosine(), gaussian(0, 1)), 4, 1, 5), "stride=5"),
     ],

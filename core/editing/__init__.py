@@ -4,6 +4,7 @@ from core.editing.gradient import DPS, PiGDM
 from core.editing.latents import interpolate
 from core.editing.measurement import Kept, Measurement, Method, Operator
 from core.editing.replace import Replace
+from core.editing.search import Search
 from core.editing.verb import edit, from_level
 from core.editing.windows import Windows
 
@@ -15,6 +16,7 @@ __all__ = [
     "Operator",
     "PiGDM",
     "Replace",
+    "Search",
     "Windows",
     "edit",
     "from_level",

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from core import random
 from core.batch import Batch
 from core.editable import EditRequest
+from core.editing import Search
 from core.errors import UserError
 from core.metrics import Headline
 from core.modality import GRID, Modality, each
 from modalities.molecules import artefacts, drawing, editing, metrics, page
+from modalities.molecules.codec import ELEMENT_SCALE
 from modalities.molecules.elements import check
 from modalities.molecules.formula import parse
 from modalities.molecules.molecule import molecules
@@ -118,6 +120,10 @@ class Molecules(Modality):
             raise UserError(f"cond.{min(unknown)}: the atoms of an edit are those of the file and grow.atoms")
         properties = {name: self._values(name, value, request.n) for name, value in request.cond.items()}
         return editing.known(request, self.elements, self.sizes, self._size, properties)
+
+    def method(self) -> Search:
+        """Measured on scaffolds: see docs/editing.md."""
+        return Search(scale=[1.0] * 3 + [ELEMENT_SCALE] * len(self.elements))
 
     def finished(self, edited: Batch, known: Batch) -> Batch:
         return editing.finished(edited, known)
