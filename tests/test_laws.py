@@ -178,6 +178,17 @@ def test_first_order(sampler, schedule):
         assert 1.7 < coarse / fine < 2.3
 
 
+@pytest.mark.parametrize(("sampler", "order"), [(DPMSolverPP(1, sde=1), 1), (DPMSolverPP(2, sde=1), 2)])
+def test_order_of_the_sde_solver(sampler, order):
+    """Of the standard deviation of its samples: no path is right or wrong here, only a distribution."""
+    errors = []
+    for n in (40, 80):
+        grid = Cosine().inverse(torch.linspace(-6, 6, n + 1, dtype=torch.float64))
+        alpha, sigma = level(Cosine(), grid[-1])
+        errors.append(abs(math.sqrt(from_marginal(sampler, Cosine(), grid)[1]) - math.hypot(alpha * SD, sigma)))
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
+
+
 def test_few_steps_of_ddpm_lack_variance():
     """The small fixed variance is that of data at one point: 20 steps keep .58 of the true variance, 1000 keep .98."""
 
