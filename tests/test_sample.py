@@ -47,7 +47,7 @@ def test_files(trained: Path, tmp_path: Path) -> None:
     assert manifest["seconds"] >= 0
     assert manifest["request"]["checkpoint"] == str(trained / "checkpoints" / "step-00000004")
     assert manifest["request"]["seed"] == 0
-    assert manifest["request"]["sampler"]["_target_"] == "core.samplers.DDIM"
+    assert manifest["request"]["sampler"]["_target_"] == "core.samplers.UniPC"
 
 
 def test_a_sample_does_not_depend_on_the_others(trained: Path, tmp_path: Path) -> None:
