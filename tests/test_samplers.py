@@ -192,6 +192,15 @@ def test_churn_stays_within_the_schedule(schedule):
     assert x_t.isfinite().all()
 
 
+def test_churn_asks_for_no_time_beyond_the_end_of_training():
+    """Where later times have the same noise, a network may never have seen them."""
+    x_t = torch.ones(2, 3, dtype=torch.float64)
+    denoise = Recording(known(FLAT, gaussian(0.3, 0.7)), Batch.full(x_t))
+    t = FLAT.inverse(torch.tensor(-1.9, dtype=torch.float64))
+    Heun(churn=0.4).step(denoise, x_t, t, t / 2, None, lambda: torch.ones_like(x_t))
+    assert float(denoise.asked[0]) == pytest.approx(float(FLAT.inverse(torch.tensor(-2.0, dtype=torch.float64))))
+
+
 WRONG = [
     (DDIM, {"eta": -0.1}, "eta"),
     (DDIM, {"eta": 1.1}, "eta"),

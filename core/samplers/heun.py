@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
-
 from core.process import eps_from_x_0, move_along_eps
 from core.samplers.loop import Denoise, Noise, State, Time, X
 
@@ -55,6 +53,6 @@ class Heun:
         if not self.churn_min <= float(sigma_t / alpha_t) <= self.churn_max:
             return x_t, t
         log_snr = (schedule.log_snr(t) - 2 * math.log1p(self.churn)).clamp(min=schedule.log_snr_min)
-        earlier = torch.maximum(schedule.inverse(log_snr), t)
+        earlier = schedule.inverse(log_snr)
         alpha_ts, var_ts = schedule.transition(t, earlier)
         return alpha_ts * x_t + self.churn_noise * var_ts.clamp(min=0).sqrt() * noise(), earlier
