@@ -86,6 +86,7 @@ EDITS = {
 SEPARATE = {
     **dict.fromkeys(EDITS, "test_option_of_edits"),
     "measurement/grey": "tests/test_image_editing.py",
+    "measurement/lowpass": "tests/test_audio_editing.py",
     "codec/enlarging": "tests/test_image_superres.py",
     **dict.fromkeys(MOLECULES, "test_option_of_molecules"),
     **dict.fromkeys(MOLECULE_DATA, "test_data_of_molecules"),

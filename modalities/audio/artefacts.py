@@ -11,7 +11,7 @@ from torch import Tensor
 
 from core import random
 from core.batch import Batch
-from core.errors import UserError
+from core.errors import UserError, reason_of
 from modalities.audio import clips
 
 STEPS = 2**15  # of 16-bit sound per unit of amplitude, as libsndfile reads it
@@ -87,17 +87,28 @@ def read_wavs(folder: Path, sample_rate: int | None = None) -> tuple[Batch, int]
     """
     sounds = []
     for file in clips.sound_files(folder):
-        try:
-            sound, rate = clips.read(file)
-        except UserError:  # a missing package is no fault of the file
-            raise
-        except Exception as error:  # on damaged bytes a decoder may raise anything
-            raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
-        sample_rate = sample_rate or rate
-        sound = clips.resample(sound, rate, sample_rate)
-        sounds.append(torch.from_numpy(sound * np.float32(clips.scale(sound, "none"))))  # the filter may overshoot 1
+        sound, sample_rate = read_sound(file, sample_rate)
+        sounds.append(sound)
+    assert sample_rate is not None
     sizes = torch.tensor([len(sound) for sound in sounds])
     x = torch.nn.utils.rnn.pad_sequence(sounds, batch_first=True)[:, None]
     if (sizes == x.shape[-1]).all():
         return Batch.full(x), sample_rate
     return Batch(x, (torch.arange(x.shape[-1]) < sizes[:, None, None]).float()), sample_rate
+
+
+def read_sound(file: Path, sample_rate: int | None) -> tuple[Float[Tensor, " length"], int]:
+    """One file in [-1, 1], channels averaged, resampled to `sample_rate` unless that is None; and its rate in Hz.
+
+    UserError names a file that cannot be read.
+    """
+    try:
+        sound, rate = clips.read(file)
+    except UserError:  # a missing package is no fault of the file
+        raise
+    except Exception as error:  # on damaged bytes a decoder may raise anything
+        raise UserError(f"{file} cannot be read: {reason_of(error)}") from error
+    sample_rate = sample_rate or rate
+    sound = clips.resample(sound, rate, sample_rate)
+    # the filter may overshoot 1
+    return torch.from_numpy(sound * np.float32(clips.scale(sound, "none"))), sample_rate

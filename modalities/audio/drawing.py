@@ -120,18 +120,31 @@ def save_grid(
     panels.save(path)
 
 
-def save_row(titles: Sequence[str], sounds: Sequence[Clip], path: Path, sample_rate: int) -> None:
-    """Sounds one below another, each with its title, waveform and spectrogram, on one scale of time and loudness."""
-    size = (3.2, 0.8)
+def save_row(
+    titles: Sequence[str],
+    sounds: Sequence[Clip],
+    path: Path,
+    sample_rate: int,
+    new: Sequence[tuple[float, float]] = (),
+) -> None:
+    """Sounds one below another, each with its title, waveform and spectrogram, on one scale of time and loudness.
+
+    new: stretches of seconds that a bar between waveform and spectrogram marks in all of them.
+    """
+    size = (4.8, 0.8)
     step = TITLE + WAVE_HEIGHT + size[1] + GAP
-    panels = Panels(Scale(sounds, sample_rate), LEFT + size[0] + RIGHT, TOP + len(sounds) * step + BOTTOM, size)
+    panels = Panels(Scale(sounds, sample_rate), LEFT + size[0] + RIGHT, TOP / 2 + len(sounds) * step + BOTTOM, size)
     for row, (title, clip) in enumerate(zip(titles, sounds, strict=True)):
         top = TOP / 2 + row * step
         panels.title(LEFT, top + 0.12, title)
+        panels.text(LEFT + size[0], top + 0.12, f"peak {peak(clip):.2g}", 5.5, ha="right", color="gray")
         panels.waveform(LEFT, top + TITLE, WAVE_HEIGHT, clip)
         panels.spectrogram(LEFT, top + TITLE + WAVE_HEIGHT, clip)
         panels.hertz(LEFT, top + TITLE + WAVE_HEIGHT)
+        for begin, end in new:
+            panels.bar(LEFT, top + TITLE + WAVE_HEIGHT, begin, end)
     panels.seconds(LEFT, TOP / 2 + (len(sounds) - 1) * step + TITLE + WAVE_HEIGHT)
+    panels.text(LEFT - 0.06, TOP / 2 + TITLE + WAVE_HEIGHT - 0.08, "kHz", 6, ha="right")
     panels.color_bar(LEFT + size[0] + 0.05, TOP / 2 + TITLE + WAVE_HEIGHT, size[1])
     panels.save(path)
 

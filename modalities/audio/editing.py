@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,55 +14,69 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core.batch import Batch
+from core.denoiser import BaseDenoiser, Cond
 from core.editable import EditRequest
-from core.errors import UserError, reason_of
-from modalities.audio import artefacts, clips
-from modalities.audio.frames import whole_frames
+from core.errors import UserError
+from core.guidance import Wrapper
+from core.reverse import Denoised
+from modalities.audio import artefacts, clips, seams
 
-WORDS = "stretches of seconds, such as 0:0.5 or :0.3,0.4:, or bands of hertz, such as bands 0:2000"
+WORDS = (
+    "stretches of seconds, such as 0:0.5 or :0.3,0.4:, bands of hertz, such as bands 0:2000, "
+    "or declip, which keeps what was not cut off"
+)
 ROWS = 128  # of a keep in frequency: equal shares of the way from 0 to half of the sample rate
-FADE_SECONDS = 0.004
-SPLICE = 512  # window, in samples, of the spectra in which bands are put together
+FLAT = 0.999  # of the clipping level: samples at or beyond it were cut off there
+TYPICAL = 0.15  # root mean square of a clip whose peak is `clips.PEAK`
+LEVEL, BEYOND = "level", "beyond"  # conditions of a known sound that no network sees
 
 Sound = Float[Tensor, " length"]
 
 
-def read(path: Path, sample_rate: int) -> Sound:
-    """A sound in [-1, 1] at the model's rate, channels averaged. UserError names a file that cannot be read."""
-    if not path.is_file():
-        raise UserError(f"{path} is no file")
-    try:
-        sound, rate = clips.read(path)
-    except UserError:
-        raise
-    except Exception as error:  # on damaged bytes a decoder may raise anything
-        raise UserError(f"{path} cannot be read: {reason_of(error)}") from error
-    sound = clips.resample(sound, rate, sample_rate)
-    return torch.from_numpy(sound * sound.dtype.type(clips.scale(sound, "none")))
+@dataclass(frozen=True)
+class Kept:
+    """What of a sound stays.
+
+    keep: 1 where it does: one row of samples, or ROWS of them for bands of frequency. heard: what of the sound that is.
+    beyond: 1 where a sample is known to be at least as far from 0 as it is in the file.
+    """
+
+    keep: Float[Tensor, "rows length"]
+    heard: Sound
+    beyond: Sound | None = None
 
 
 def known(request: EditRequest, sample_rate: int, multiple: int, cond: Mapping[str, Tensor]) -> Batch:
-    """The file n times with its added room, with `cond["keep"]` where some of it stays.
+    """The file n times with its added room, at the level of training clips.
 
-    keep: (n, 1, L), or (n, ROWS, L) where it is one of frequency. Rounded up to `multiple` samples; what that adds is
-    padding.
+    Where some of it stays, `cond` has keep, (n, 1, L) or (n, ROWS, L) where it is one of frequency; level (n,), by
+    which the file was multiplied; and for clipped sounds beyond (n, 1, L). L is rounded up to `multiple` samples; what
+    that adds is padding, which is known to be silent.
     """
     if request.mask is not None:
         raise UserError(f"mask={request.mask}: what stays of a sound is said in words: keep={WORDS}")
-    sound = read(request.input, sample_rate)
+    if not request.input.is_file():
+        raise UserError(f"{request.input} is no file")
+    sound, _ = artefacts.read_sound(request.input, sample_rate)
     before, after = (round(seconds * sample_rate) for seconds in _room(request.grow))
-    if request.keep is None:
-        keep = torch.ones(1, len(sound)) if request.grow else None
-    else:
-        keep = kept(request.keep, len(sound), sample_rate)
-    x = F.pad(sound, (before, after)).expand(request.n, 1, -1)
-    batch = whole_frames(Batch.full(x, cond), multiple)
-    if keep is None:
-        return batch
-    keep = F.pad(keep, (before, after + batch.x.shape[-1] - x.shape[-1]))
-    if bool(keep[:, : x.shape[-1]].all()):
-        raise UserError(f"all of {request.input} stays: there is nothing to draw")
-    return Batch(batch.x, batch.mask, {**batch.cond, "keep": keep.expand(request.n, *keep.shape)})
+    part = None
+    if request.keep is not None:
+        part = kept(request.keep, sound, sample_rate)
+    elif before or after:
+        part = Kept(torch.ones(1, len(sound)), sound)
+    level = _level(request.input, sound, part)
+    length = before + len(sound) + after
+    padding = -length % multiple
+    x = (F.pad(sound, (before, after + padding)) * level).expand(request.n, 1, -1)
+    mask = x.new_ones(1, 1, 1) if not padding else (torch.arange(length + padding) < length).float()[None, None]
+    cond = dict(cond)
+    if part is not None:
+        keep = F.pad(F.pad(part.keep, (before, after)), (0, padding), value=1.0)
+        _check_some(request, part, keep)
+        cond |= {"keep": keep.expand(request.n, *keep.shape), LEVEL: torch.full((request.n,), level)}
+        if part.beyond is not None:
+            cond[BEYOND] = F.pad(part.beyond, (before, after + padding)).expand(request.n, 1, -1)
+    return Batch(x, mask.expand(request.n, 1, -1), cond)
 
 
 def _room(grow: Mapping[str, object]) -> tuple[float, float]:
@@ -68,77 +84,141 @@ def _room(grow: Mapping[str, object]) -> tuple[float, float]:
     for name, seconds in grow.items():
         if name not in ("seconds", "before"):
             raise UserError(f"grow.{name}={seconds}: a sound grows by grow.seconds, or grow.before its beginning")
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= 3600:
-            raise UserError(f"grow.{name}={seconds}: must be a number of seconds above 0 and at most 3600")
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= clips.MAX_SECONDS:
+            most = clips.MAX_SECONDS
+            raise UserError(f"grow.{name}={seconds}: must be a number of seconds above 0 and at most {most}")
     before, after = grow.get("before", 0.0), grow.get("seconds", 0.0)
     assert isinstance(before, int | float)
     assert isinstance(after, int | float)
     return before, after
 
 
-def kept(words: str, length: int, sample_rate: int) -> Float[Tensor, "rows length"]:
-    """1 where `keep=` says that the sound stays: one row, or ROWS for bands of frequency."""
-    in_bands = words.strip().startswith("bands")
-    text = words.strip().removeprefix("bands").replace(" ", "")
-    end = sample_rate / 2 if in_bands else length / sample_rate
-    parts = [re.fullmatch(r"(\d*\.?\d*):(\d*\.?\d*)", part) for part in text.split(",")]
-    if not all(parts) or any("." in part.groups() for part in parts if part):
-        raise UserError(f"keep={words}: what stays of a sound is {WORDS}")
-    keep = torch.zeros(ROWS if in_bands else length)
-    for part in filter(None, parts):
-        first, last = (
-            float(edge) if edge else default for edge, default in zip(part.groups(), (0.0, end), strict=True)
+def kept(words: str, sound: Sound, sample_rate: int) -> Kept:
+    """What `keep=` says of the sound. UserError for other words than `WORDS`, or if nothing stays."""
+    text = words.strip()
+    if text.startswith("declip"):
+        return unclipped(words, sound)
+    if text.startswith("bands"):
+        rows = _stretches(words, text.removeprefix("bands"), ROWS, sample_rate / 2, "Hz")
+        keep = rows[:, None].expand(-1, len(sound))
+        heard = seams.joined_bands(sound[None], torch.zeros_like(sound)[None], rows[None])[0]
+        return Kept(keep, heard)
+    row = _stretches(words, text, len(sound), len(sound) / sample_rate, "s")
+    return Kept(row[None], sound * row)
+
+
+def _stretches(words: str, text: str, size: int, end: float, unit: str) -> Float[Tensor, " size"]:
+    """1 within the stretches `first:last`, of which `end` units are `size` elements."""
+    keep = torch.zeros(size)
+    for part in text.replace(" ", "").split(","):
+        match = re.fullmatch(r"(\d*\.?\d+|\d+\.|):(\d*\.?\d+|\d+\.|)", part)
+        if match is None:
+            raise UserError(f"keep={words}: what stays of a sound is {WORDS}")
+        first, last = (float(edge or other) for edge, other in zip(match.groups(), (0.0, end), strict=True))
+        if not first < min(last, end):
+            raise UserError(f"keep={words}: {part} is no stretch within 0 to {end:g} {unit}")
+        keep[round(first / end * size) : round(min(last, end) / end * size)] = 1
+    return keep
+
+
+def unclipped(words: str, sound: Sound) -> Kept:
+    """`declip` or `declip LEVEL`: all samples below the level at which others were cut off, the file's peak."""
+    match = re.fullmatch(r"declip\s*(\d*\.?\d+)?", words.strip())
+    if match is None or (match[1] and not 0 < float(match[1]) < 1):
+        raise UserError(f"keep={words}: the level at which a sound was cut off lies between 0 and 1")
+    limit = float(match[1] or sound.abs().max())
+    beyond = (sound.abs() >= FLAT * limit).float()
+    if not bool((beyond[1:] * beyond[:-1]).any()):
+        raise UserError(
+            f"keep={words}: the sound has no two samples in a row at {limit:.3g}; give another level, as declip 0.5"
         )
-        if not first < last or first >= end:
-            unit = "Hz" if in_bands else "s"
-            raise UserError(f"keep={words}: {part.group()} is no stretch within 0 to {end:g} {unit}")
-        keep[round(first / end * len(keep)) : round(min(last, end) / end * len(keep))] = 1
-    if not bool(keep.any()):
-        raise UserError(f"keep={words}: nothing of the sound stays")
-    return keep[:, None].expand(-1, length) if in_bands else keep[None]
+    return Kept((1 - beyond)[None], sound * (1 - beyond), beyond)
+
+
+def _level(path: Path, sound: Sound, part: Kept | None) -> float:
+    """What brings a sound to the level of training clips: by the peak of what is known of it.
+
+    A clipped sound has lost its peak: with p the share of samples that were cut off, the level where they were is taken
+    to be that of a clip of typical loudness, if amplitudes have Laplace's density: -ln(p) / sqrt(2) standard
+    deviations.
+    """
+    heard = sound if part is None else part.heard
+    peak = float(heard.abs().max())
+    if peak < clips.SILENCE:
+        raise UserError(f"{path}: what stays of it is silent" if part else f"{path} is silent")
+    if part is None or part.beyond is None:
+        return clips.PEAK / peak
+    share = float(part.beyond.mean())
+    return min(clips.PEAK, -TYPICAL / math.sqrt(2) * math.log(share)) / float(sound.abs().max())
+
+
+def _check_some(request: EditRequest, part: Kept, keep: Tensor) -> None:
+    if bool(keep.all()):
+        raise UserError(f"all of {request.input} stays: there is nothing to draw")
+    if request.grow and len(part.keep) > 1:
+        raise UserError(f"keep={request.keep} is kept at all times: leave grow out")
+
+
+class Bounded(Wrapper):
+    """x_0 no nearer to 0 than `limit` is, where that is not 0: what was cut off there lies beyond, on its side."""
+
+    limit: Tensor
+
+    def __init__(self, denoiser: BaseDenoiser, limit: Float[Tensor, "b 1 length"]) -> None:
+        super().__init__(denoiser)
+        self.register_buffer("limit", limit, persistent=False)
+
+    def forward(
+        self,
+        x_t: Float[Tensor, "b 1 length"],
+        t: Float[Tensor, " b"],
+        mask: Float[Tensor, "b 1 masklength"],
+        cond: Cond,
+    ) -> Denoised:
+        denoised = self.denoiser(x_t, t, mask, cond)
+        return replace(denoised, x0=pushed_out(denoised.x0, self.limit))
+
+
+def pushed_out(x: Tensor, limit: Tensor) -> Tensor:
+    """x, at least as far from 0 as limit on limit's side; as it is where limit is 0."""
+    outside = torch.where(limit > 0, x.maximum(limit), x.minimum(limit))
+    return torch.where(limit == 0, x, outside)
 
 
 def finished(edited: Batch, known: Batch, sample_rate: int) -> Batch:
-    """What is kept, sample by sample, faded over 4 ms into what is new, so that nothing clicks; or band by band."""
+    """What is kept as it was and what is new without a seam, at the level of the file.
+
+    Stretches of time stay sample by sample; bands stay in the short-time spectrum.
+    """
+    length = known.x.shape[-1]
+    new, original = edited.x[:, 0, :length], known.x[:, 0].to(edited.x)
     keep = known.cond["keep"].to(edited.x)
-    length = edited.x.shape[-1]
-    original, keep = known.x[..., :length].to(edited.x), keep[..., :length]
+    if BEYOND in known.cond:
+        x = torch.where(keep[:, 0] > 0, original, pushed_out(new, original * known.cond[BEYOND][:, 0].to(original)))
+    elif keep.shape[1] > 1:
+        x = seams.joined_bands(original, new, keep[:, :, 0])
+    else:
+        x = seams.joined(original, new, keep[:, 0], sample_rate)
+    mask = known.mask.to(edited.x)
+    cond = {name: value for name, value in edited.cond.items() if name not in (LEVEL, BEYOND)}
+    return Batch((x[:, None] * mask) / _levels(known), mask, cond)
+
+
+def as_given(known: Batch) -> Batch:
+    """The known sound at the level of its file."""
+    return known.with_x(known.x / _levels(known))
+
+
+def heard(known: Batch) -> Batch:
+    """What is kept of a known sound, at the level of its file, with silence for the rest."""
+    keep, x = known.cond["keep"], known.x
     if keep.shape[1] > 1:
-        return edited.with_x(_in_bands(original[:, 0], edited.x[:, 0], keep[:, :, 0])[:, None])
-    share = inner(keep, round(FADE_SECONDS * sample_rate / 2))
-    return edited.with_x(share * original + (1 - share) * edited.x)
+        x = seams.joined_bands(x[:, 0], torch.zeros_like(x)[:, 0], keep[:, :, 0])[:, None]
+    else:
+        x = x * keep
+    return known.with_x(x * known.mask / _levels(known))
 
 
-def inner(keep: Float[Tensor, "b 1 length"], half: int) -> Float[Tensor, "b 1 length"]:
-    """1 from 2 `half` samples inside the kept part on, falling to 0 at its border with what is new."""
-    width = 2 * half + 1
-    new = F.max_pool1d(1 - keep, width, 1, half)
-    return 1 - F.avg_pool1d(F.pad(new, (half, half), mode="replicate"), width, 1)
-
-
-def _in_bands(original: Tensor, edited: Tensor, keep: Float[Tensor, "b rows"]) -> Float[Tensor, "b length"]:
-    """The kept rows of frequency of the original's short-time spectrum, the others of the edited sound's."""
-    taper = torch.hann_window(SPLICE, dtype=original.dtype)
-    options = {"n_fft": SPLICE, "hop_length": SPLICE // 4, "window": taper}
-    spectra = [torch.stft(x, **options, return_complex=True) for x in (original, edited)]
-    share = F.interpolate(keep[:, None], spectra[0].shape[1], mode="linear", align_corners=True)[:, 0, :, None]
-    return torch.istft(share * spectra[0] + (1 - share) * spectra[1], **options, length=original.shape[-1])
-
-
-def shown(known: Batch, sample_rate: int) -> Batch:
-    """What is kept, silence elsewhere: to be drawn."""
-    if "keep" not in known.cond:
-        return known
-    return finished(known.with_x(torch.zeros_like(known.x)), known, sample_rate)
-
-
-def write_sheet(known: Batch, edited: Batch, path: Path, sample_rate: int) -> None:
-    """One PNG: before, what stays, and up to 8 after, as waveforms and spectrograms on one scale."""
-    from modalities.audio import drawing
-
-    sounds = [("before", known, 0)]
-    if "keep" in known.cond:
-        sounds.append(("what stays", shown(known, sample_rate), 0))
-    sounds += [(f"after {row}", edited, row) for row in range(min(len(edited), 8))]
-    clips_ = [artefacts.unpadded(batch.x[row : row + 1], batch.mask[row : row + 1])[0] for _, batch, row in sounds]
-    drawing.save_row([title for title, _, _ in sounds], clips_, path, sample_rate)
+def _levels(known: Batch) -> Float[Tensor, "b 1 1"]:
+    level = known.cond.get(LEVEL, known.x.new_ones(len(known)))
+    return level.to(known.x)[:, None, None]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from core.batch import Batch, is_full
 from core.codec import Codec
+from core.errors import UserError
 from modalities.audio.frames import frame_mask, mask_of_frames, whole_frames
 
 
@@ -84,6 +85,18 @@ class MDCT(Codec):
         # the first frame has no block of samples to itself
         mask = mask_of_frames(batch.mask if is_full(batch.mask) else batch.mask[:, :, 1:], self.bands)
         return Batch((x * mask).clamp(-1, 1), mask, batch.cond)
+
+    def kept(self, keep: Float[Tensor, "batch rows length"], encoded: Batch) -> Tensor:
+        """A frame is known if both blocks of samples are that its window lies over."""
+        if keep.shape[1] > 1 or "beyond" in encoded.cond:
+            raise UserError("of an MDCT only stretches of seconds can be kept, such as keep=0:0.5")
+        frames = encoded.x.shape[2]
+        # silence before the first block, and after the last up to the last frame's end
+        new = F.pad(1 - keep, (self.bands, frames * self.bands - keep.shape[-1]))
+        known = 1 - F.max_pool1d(new, 2 * self.bands, self.bands)[..., None]
+        if not bool((known * encoded.mask).flatten(1).any(1).all()):
+            raise UserError(f"keep: no frame of {2 * self.bands} samples stays as a whole")
+        return known
 
     def fit(self, batch: Batch) -> Mapping[str, object]:
         plain = MDCT(self.bands).encode(batch)

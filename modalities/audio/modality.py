@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from core.batch import Batch
 from core.codec import Codec
+from core.denoiser import BaseDenoiser
 from core.editable import EditRequest
 from core.editing import Windows
 from core.errors import UserError
 from core.metrics import Headline
 from core.modality import GRID, Modality, each
-from modalities.audio import artefacts, drawing, editing, metrics, page
+from modalities.audio import artefacts, drawing, editing, metrics, page, sheets
 from modalities.audio.features import Listener
 from modalities.audio.frames import whole_frames
 from modalities.audio.judge import SHIPPED, Judge
@@ -114,22 +114,32 @@ class Audio(Modality):
 
     def known(self, request: EditRequest) -> Batch:
         """A sound of a file, n times; keep: see `editing.WORDS`; grow.seconds, grow.before: room after and before."""
-        if unknown := sorted(set(request.cond) - self.conditions.keys()):
-            known = ", ".join(self.conditions) or "none"
-            raise UserError(f"unknown condition {unknown}; this model's conditions: {known}")
-        categories = self.categories(request.n, request.cond)
-        cond = {name: categories[name] for name in request.cond}
-        return editing.known(request, self.sample_rate, self.multiple, cond)
+        if self.paired:
+            raise UserError("this model follows a whole sound and edits none: give core.sample a folder, cond.input")
+        asked = {name: value for name, value in request.cond.items() if value is not None}
+        every = super().template(request.n, asked).cond
+        return editing.known(request, self.sample_rate, self.multiple, {name: every[name] for name in asked})
 
-    def windowed(self, denoiser: Any, template: Batch, codec: Codec) -> Any:
-        size = codec.template(Batch.full(torch.zeros(1, *self.shape))).x.shape[2]
-        return Windows(denoiser, size, dim=2) if template.x.shape[2] > size else denoiser
+    def windowed(self, denoiser: BaseDenoiser, template: Batch, codec: Codec) -> BaseDenoiser:
+        """Overlapping windows of the longest clip's size along time where the template is longer.
+
+        Models that follow a sound in time take any length as it is. Clipped sounds (`editing.BEYOND`) stay beyond the
+        level at which they were cut off.
+        """
+        limit = template.cond.get(editing.BEYOND)
+        if all(value.ndim == 1 for name, value in template.cond.items() if name != editing.BEYOND):
+            size = codec.template(Batch.full(torch.zeros(1, *self.shape))).x.shape[2]
+            denoiser = Windows(denoiser, size, dim=2) if template.x.shape[2] > size else denoiser
+        return denoiser if limit is None else editing.Bounded(denoiser, template.x * limit)
 
     def finished(self, edited: Batch, known: Batch) -> Batch:
         return editing.finished(edited, known, self.sample_rate)
 
     def show_edit(self, known: Batch, edited: Batch, path: Path) -> None:
-        editing.write_sheet(known, edited, path.with_suffix(".png"), self.sample_rate)
+        sheets.show_edit(known, edited, path, self.sample_rate)
+
+    def show_measured(self, measured: Tensor, edited: Batch, path: Path) -> None:
+        sheets.show_measured(measured, edited, path, self.sample_rate)
 
     def write(self, batch: Batch, folder: Path | str, first: int) -> None:
         artefacts.write_wavs(batch.x, batch.mask, Path(folder), self.sample_rate, first, self.dither)

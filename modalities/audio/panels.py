@@ -130,6 +130,11 @@ class Panels:
             side = "left" if not second else "right" if left + self.size[0] - x < 0.1 else "center"
             self.text(x, bottom + 0.06, f"{second:g}" if second else "0 s", 6, va="top", ha=side)
 
+    def bar(self, left: float, top: float, begin: float, end: float) -> None:
+        """A thick line on the upper edge of a spectrogram, from one second to another."""
+        ends = [left + self.size[0] * min(second / self.scale.seconds, 1) for second in (begin, end)]
+        self.axes.plot(ends, (top, top), color=INK, linewidth=2.5, solid_capstyle="butt", scalex=False, scaley=False)
+
     def color_bar(self, left: float, top: float, height: float) -> None:
         """What the colours mean."""
         ramp = np.linspace(0, 1, 256)[:, None]

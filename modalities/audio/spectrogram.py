@@ -56,20 +56,24 @@ class Spectrogram(Codec):
         return Batch(self.standardise(logs)[:, None] * mask, mask, batch.cond)
 
     def kept(self, keep: Float[Tensor, "batch rows length"], encoded: Batch) -> Tensor:
-        """A frame is known if all of its window is; a band of frequency if all of its bins are (rows > 1).
+        """A frame is known if all of its window is; a band of frequency if all that its window hears is (rows > 1).
 
-        rows: equal shares of the way from 0 to half of the sample rate.
+        rows: equal shares of the way from 0 to half of the sample rate. A Hann window hears 2 bins on both sides.
         """
+        window, hop = self.bands.window, self.bands.hop
+        if "beyond" in encoded.cond:
+            raise UserError("keep=declip needs a model of waveforms (codec=waveform)")
         if keep.shape[1] > 1:
             bins = F.interpolate(keep[:, None, :, 0], self.bands.average.shape[1], mode="nearest-exact")[:, 0]
-            lost = (1 - bins) @ (self.bands.average > 0).to(bins).T
+            lost = F.max_pool1d(1 - bins, 5, 1, 2) @ (self.bands.average > 0).to(bins).T
             known = (lost == 0).to(keep)[:, None, None]
         else:
-            margin = self.bands.window // 2 - self.bands.hop // 2
-            new = F.pad(1 - keep, (margin, self.bands.window - self.bands.hop - margin))
-            known = 1 - F.max_pool1d(new, self.bands.window, self.bands.hop)[..., None]
+            margin = window // 2 - hop // 2
+            short = encoded.x.shape[2] * hop - keep.shape[-1]  # what `whole_frames` has added
+            new = F.pad(1 - keep, (margin, window - hop - margin + short))
+            known = 1 - F.max_pool1d(new, window, hop)[..., None]
         if not bool((known * encoded.mask).flatten(1).any(1).all()):
-            raise UserError(f"keep: no frame of {self.bands.window} samples, or no band, stays as a whole")
+            raise UserError(f"keep: no frame of {window} samples, or no band of frequency, stays as a whole")
         return known
 
     def decode(self, batch: Batch) -> Batch:

@@ -24,7 +24,9 @@ class Waveform(Affine):
     def kept(self, keep: Tensor, encoded: Batch) -> Tensor:
         """Samples are known one by one; a band of frequency is none of them."""
         if keep.shape[1] > encoded.x.shape[1]:
-            raise UserError("keep=bands needs a model of spectrograms; of waveforms keep stretches of seconds")
+            raise UserError(
+                "keep=bands needs a model of spectrograms (codec=spectrogram); for waveforms see measurement=lowpass"
+            )
         return keep
 
     def fit(self, batch: Batch) -> Mapping[str, object]:
