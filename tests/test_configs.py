@@ -80,6 +80,7 @@ EDITS = {
     "method/replace": ["keep=left"],
     "method/pigdm": ["keep=left"],
     "method/dps": ["keep=left"],
+    "method/search": ["keep=left"],
     "measurement/downsample": ["degrade=true"],
     "measurement/blur": ["degrade=true"],
 }
