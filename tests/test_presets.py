@@ -16,7 +16,8 @@ from core.fit import fit
 RECIPES = {path.stem: path.read_text() for path in sorted((ROOT / "configs" / "experiment").glob("*.yaml"))}
 AUDIO = [name for name, text in RECIPES.items() if "override /modality: audio" in text]
 MOLECULES = [name for name, text in RECIPES.items() if "override /modality: molecules" in text]
-IMAGE = [name for name in RECIPES if name not in (*AUDIO, *MOLECULES)]
+OF_DATA = ["superres"]  # its samples follow data: tests/test_image_superres.py
+IMAGE = [name for name in RECIPES if name not in (*AUDIO, *MOLECULES, *OF_DATA)]
 SMALL = ("network.widths=[8,8,8,8]", "network.groups=4", "network.features.width=8")
 SMALL_DIFFWAVE = ("network.channels=8", "network.layers=4")
 SMALL_AUDIO = {
