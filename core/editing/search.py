@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -22,11 +23,11 @@ class Search(Method):
     """`Replace()`, interrupted at sigma / alpha = `settled` by `rounds` of noising the draft and drawing it again.
 
     What replacing has settled at high noise, at which the kept part could not be seen, resampling cannot choose again.
-    Here a round noises the whole draft back to a level that falls from `highest` to `lowest` over the rounds, comes down
+    Here a round noises all of the draft back to a level that falls from `highest` to `lowest` over the rounds, comes down
     in `steps` steps of the sampler, and keeps the new draft in those samples in which the network finds it likelier:
     where its mean error in denoising it, |D(x_0 + sigma z) - x_0| / (scale sigma), is lower. All in sigma / alpha.
 
-    scale: of each column of the last axis, or of all. Evaluations: about rounds * (steps + 3) more than the sampler's.
+    scale: of each column of the last axis, or of all. Evaluations: about rounds * (steps + 3) beside the sampler's.
     """
 
     rounds: int = 40
@@ -80,7 +81,7 @@ class _Searching:
             share = number / self.plan.rounds
             grid = self._down_from(denoise, (1 - share) * self.plan.highest + share * self.plan.lowest)
             x = self._noised(denoise, best, grid[0], noise)
-            for t, r in zip(grid, grid[1:], strict=False):
+            for t, r in pairwise(grid):
                 x = self._replaced(denoise, x, t, r, noise)
             draft = self._draft(denoise, x, grid[-1])
             found = self._error(denoise, draft, probes)
