@@ -23,7 +23,7 @@ class Search(Method):
     """`Replace()`, interrupted at sigma / alpha = `settled` by `rounds` of noising the draft and drawing it again.
 
     What replacing has settled at high noise, at which the kept part could not be seen, resampling cannot choose again.
-    Here a round noises all of the draft back to a level that falls from `highest` to `lowest` over the rounds, comes down
+    Here a round noises the draft back to a level that falls from `highest` to `lowest` over the rounds, comes down
     in `steps` steps of the sampler, and keeps the new draft in those samples in which the network finds it likelier:
     where its mean error in denoising it, |D(x_0 + sigma z) - x_0| / (scale sigma), is lower. All in sigma / alpha.
 
