@@ -12,6 +12,7 @@ from runs import ROOT, edit
 from torch import Tensor
 
 import core
+from benchmarks import audio_repairs as repairs
 from core.batch import Batch
 from core.codec import Codec
 from core.denoiser import Denoiser
@@ -148,6 +149,7 @@ def test_conditions_that_are_not_given_are_null(clip: Path):
     assert set(known(clip).cond) == set()
     assert known(clip, n=2, cond={"label": "yes", "speaker": None}).cond["label"].tolist() == [1, 1]
     assert "speaker" not in known(clip, cond={"label": "yes", "speaker": None}).cond
+    assert known(clip, ":0.2", n=2, cond={"label": ["yes", "no"]}).cond["label"].tolist() == [1, 0]
 
 
 # in diffusion coordinates
@@ -414,3 +416,46 @@ def test_a_long_vocoder_stays_without_windows():
     x = Batch.full(0.1 * torch.randn(1, 1, 12800, generator=torch.Generator().manual_seed(0)))
     template = model.codec.template(x)
     assert model.modality.windowed(model.denoiser, template, model.codec) is model.denoiser
+
+
+# what edits are compared with
+
+
+def test_linear_prediction_goes_on_with_tones():
+    t = np.arange(3000) / RATE
+    x = sum(np.sin(2 * np.pi * hertz * t + hertz) for hertz in (200, 330, 1234.5))
+    x += 1e-6 * np.random.default_rng(0).normal(size=len(x))
+    gap = slice(1200, 2000)
+    repaired = repairs.bridged(np.where((t >= 0.15) & (t < 0.25), 0, x), gap, order=64, context=800)
+    angle = np.pi / 2 * (np.arange(800) + 0.5) / 800
+    np.testing.assert_allclose(repaired[gap], x[gap] * (np.cos(angle) + np.sin(angle)), atol=0.2)
+    np.testing.assert_array_equal(repaired[:1200], x[:1200])
+
+
+def test_a_prediction_error_filter_of_an_autoregressive_process_is_its_own():
+    from scipy.signal import lfilter
+
+    a = np.array([1, -1.6, 0.9, 0.05])
+    x = lfilter([1.0], a, np.random.default_rng(0).normal(size=200_000))
+    np.testing.assert_allclose(repairs.burg(x, 3), a, atol=0.01)
+
+
+def test_a_folded_spectrum_mirrors_what_is_known():
+    t = np.arange(4000) / RATE
+    x = np.sin(2 * np.pi * 1500 * t)
+    spectrum = np.abs(np.fft.rfft(repairs.folded(x, RATE) * np.hanning(4000)))
+    assert set(np.argsort(spectrum)[-2:]) == {750, 1250}, "1,500 and 2,500 Hz"
+    assert spectrum[750] == pytest.approx(spectrum[1250], rel=0.01)
+
+
+def test_repairs_are_measured_where_something_was_lost():
+    x, gap = voice(3200).double().numpy(), slice(1200, 2000)
+    other = x.copy()
+    other[:400] *= -1
+    assert repairs.gap_distances(other, x, gap) == {"lsd 512": 0, "lsd 128": 0}
+    other = x.copy()
+    other[gap] *= 0.1
+    assert 10 < repairs.gap_distances(other, x, gap)["lsd 128"] < 25  # 20 dB where nothing is at the floor
+    level = repairs.cut_off(x, 7)
+    assert repairs.sdr(x.clip(-level, level), x) == pytest.approx(7, abs=1e-6)
+    assert repairs.sdr(repairs.splined(x.clip(-level, level)), x) > 7

@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -47,40 +46,48 @@ class Kept:
 
 
 def known(request: EditRequest, sample_rate: int, multiple: int, cond: Mapping[str, Tensor]) -> Batch:
-    """The file n times with its added room, at the level of training clips.
-
-    Where some of it stays, `cond` has keep, (n, 1, L) or (n, ROWS, L) where it is one of frequency; level (n,), by
-    which the file was multiplied; and for clipped sounds beyond (n, 1, L). L is rounded up to `multiple` samples; what
-    that adds is padding, which is known to be silent.
-    """
+    """The file n times with its added room; see `as_known`. UserError for what cannot be read or kept."""
     if request.mask is not None:
         raise UserError(f"mask={request.mask}: what stays of a sound is said in words: keep={WORDS}")
     if not request.input.is_file():
         raise UserError(f"{request.input} is no file")
     sound, _ = artefacts.read_sound(request.input, sample_rate)
-    before, after = (round(seconds * sample_rate) for seconds in _room(request.grow))
+    room = _room(request.grow, sample_rate)
     part = None
     if request.keep is not None:
         part = kept(request.keep, sound, sample_rate)
-    elif before or after:
+    elif any(room):
         part = Kept(torch.ones(1, len(sound)), sound)
-    level = _level(request.input, sound, part)
-    length = before + len(sound) + after
-    padding = -length % multiple
-    x = (F.pad(sound, (before, after + padding)) * level).expand(request.n, 1, -1)
-    mask = x.new_ones(1, 1, 1) if not padding else (torch.arange(length + padding) < length).float()[None, None]
-    cond = dict(cond)
     if part is not None:
-        keep = F.pad(F.pad(part.keep, (before, after)), (0, padding), value=1.0)
-        _check_some(request, part, keep)
-        cond |= {"keep": keep.expand(request.n, *keep.shape), LEVEL: torch.full((request.n,), level)}
+        _check_some(request, part, room)
+    if float((sound if part is None else part.heard).abs().max()) < clips.SILENCE:
+        raise UserError(f"{request.input} is silent" if part is None else f"what stays of {request.input} is silent")
+    many = as_known(sound, part, room, multiple)[torch.zeros(request.n, dtype=torch.int64)]
+    return Batch(many.x, many.mask, {**cond, **many.cond})
+
+
+def as_known(sound: Sound, part: Kept | None, room: tuple[int, int], multiple: int) -> Batch:
+    """One sound at the level of training clips, with so many samples before and after it.
+
+    Where some of it stays, `cond` has keep, (1, 1, L) or (1, ROWS, L) where it is one of frequency; level (1,), by
+    which the sound was multiplied; and for clipped sounds beyond (1, 1, L). L is rounded up to `multiple` samples; what
+    that adds is padding, which is known to be silent.
+    """
+    length = room[0] + len(sound) + room[1]
+    padding = -length % multiple
+    around, level = (room[0], room[1] + padding), _level(sound, part)
+    mask = (torch.arange(length + padding) < length).float() if padding else torch.ones(1)
+    cond: dict[str, Tensor] = {}
+    if part is not None:
+        keep = F.pad(F.pad(part.keep, room), (0, padding), value=1.0)
+        cond |= {"keep": keep[None], LEVEL: torch.tensor([level])}
         if part.beyond is not None:
-            cond[BEYOND] = F.pad(part.beyond, (before, after + padding)).expand(request.n, 1, -1)
-    return Batch(x, mask.expand(request.n, 1, -1), cond)
+            cond[BEYOND] = F.pad(part.beyond, around)[None, None]
+    return Batch((F.pad(sound, around) * level)[None, None], mask[None, None], cond)
 
 
-def _room(grow: Mapping[str, object]) -> tuple[float, float]:
-    """The seconds to add before and after."""
+def _room(grow: Mapping[str, object], sample_rate: int) -> tuple[int, int]:
+    """The samples to add before and after."""
     for name, seconds in grow.items():
         if name not in ("seconds", "before"):
             raise UserError(f"grow.{name}={seconds}: a sound grows by grow.seconds, or grow.before its beginning")
@@ -90,7 +97,7 @@ def _room(grow: Mapping[str, object]) -> tuple[float, float]:
     before, after = grow.get("before", 0.0), grow.get("seconds", 0.0)
     assert isinstance(before, int | float)
     assert isinstance(after, int | float)
-    return before, after
+    return round(before * sample_rate), round(after * sample_rate)
 
 
 def kept(words: str, sound: Sound, sample_rate: int) -> Kept:
@@ -135,27 +142,23 @@ def unclipped(words: str, sound: Sound) -> Kept:
     return Kept((1 - beyond)[None], sound * (1 - beyond), beyond)
 
 
-def _level(path: Path, sound: Sound, part: Kept | None) -> float:
+def _level(sound: Sound, part: Kept | None) -> float:
     """What brings a sound to the level of training clips: by the peak of what is known of it.
 
     A clipped sound has lost its peak: with p the share of samples that were cut off, the level where they were is taken
     to be that of a clip of typical loudness, if amplitudes have Laplace's density: -ln(p) / sqrt(2) standard
     deviations.
     """
-    heard = sound if part is None else part.heard
-    peak = float(heard.abs().max())
-    if peak < clips.SILENCE:
-        raise UserError(f"{path}: what stays of it is silent" if part else f"{path} is silent")
     if part is None or part.beyond is None:
-        return clips.PEAK / peak
+        return clips.PEAK / float((sound if part is None else part.heard).abs().max())
     share = float(part.beyond.mean())
     return min(clips.PEAK, -TYPICAL / math.sqrt(2) * math.log(share)) / float(sound.abs().max())
 
 
-def _check_some(request: EditRequest, part: Kept, keep: Tensor) -> None:
-    if bool(keep.all()):
+def _check_some(request: EditRequest, part: Kept, room: tuple[int, int]) -> None:
+    if bool(part.keep.all()) and not any(room):
         raise UserError(f"all of {request.input} stays: there is nothing to draw")
-    if request.grow and len(part.keep) > 1:
+    if any(room) and len(part.keep) > 1:
         raise UserError(f"keep={request.keep} is kept at all times: leave grow out")
 
 
