@@ -38,12 +38,20 @@ def measured(model: Model, known: Batch, operator: Operator, config: DictConfig)
         noise = normal(keys(config.seed, Stream.KNOWN, torch.arange(len(known))), observed.shape[1:], observed.dtype)
         observed = observed + config.noise * noise
     else:
-        blank = model.template(len(known))
+        blank = given if _keeps_shape(operator, given.x) else model.template(len(known))
         template, observed = Batch(blank.x, blank.mask, given.cond), given.x
         if (wanted := _applied(operator, template.x)).shape != observed.shape:
             sizes = " but ".join("x".join(map(str, shape[1:])) for shape in (observed.shape, wanted.shape))
             raise UserError(f"input has {sizes} is this measurement of a sample; degrade=true measures the input first")
     return template, Measurement(operator, observed, config.noise)
+
+
+def _keeps_shape(operator: Operator, x: Tensor) -> bool:
+    """Whether a sample of which x is the measurement is as large as x, such as a sound of any length."""
+    try:
+        return operator(x).shape == x.shape
+    except ValueError:
+        return False
 
 
 def _applied(operator: Operator, x: Tensor) -> Tensor:

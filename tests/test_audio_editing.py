@@ -384,6 +384,7 @@ def test_a_low_pass_is_one_of_waveforms():
         ("fsdd", ["strength=0.5"], 4000),
         ("fsdd_waveform", ["keep=:0.2,0.3:"], 4000),
         ("fsdd_waveform", ["measurement=lowpass", "degrade=true", "noise=0.01"], 4000),
+        ("fsdd_waveform", ["measurement=lowpass", "noise=0.01"], 4000),
     ],
 )
 def test_the_command(model: str, how: list[str], length: int, clip: Path, tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,8 +21,9 @@ def show_edit(known: Batch, edited: Batch, path: Path, sample_rate: int) -> None
     before = unpadded(editing.as_given(known[:1]).x, known.mask[:1])[0]
     titles, sounds, new = ["before"], [before], []
     if "keep" in known.cond:
-        titles.append("what is kept")
-        sounds += unpadded(editing.heard(known[:1]).x, known.mask[:1])
+        heard = unpadded(editing.heard(known[:1]).x, known.mask[:1])[0]
+        if not np.array_equal(heard, before):  # what a sound grows by was silent before
+            titles, sounds = [*titles, "what is kept"], [*sounds, heard]
         new = stretches(known.cond["keep"][0, 0], len(before), sample_rate)
     after, numbered = _first(edited)
     drawing.save_row([*titles, *numbered], [*sounds, *after], path.with_suffix(".png"), sample_rate, new)
