@@ -138,26 +138,32 @@ def same_network(bench: Bench, options: Options) -> list[Comparison]:
 
 
 def overheads(bench: Bench, options: Options) -> list[Comparison]:
-    denoiser, batch, c_noise = bench.run.denoiser.eval(), bench.batch, torch.zeros(options.batch)
+    denoiser, batch = bench.run.denoiser.eval(), bench.batch
     times = Uniform(options.steps)(denoiser.schedule)
-    # the loop's own work is far below the clock's scatter in the sum: it is measured alone too
-    idle = Denoiser(Idle(), denoiser.schedule, denoiser.prediction, denoiser.space)
-
-    @torch.no_grad()
-    def calls() -> None:
-        for _ in range(options.steps):
-            denoiser.network(batch.x, c_noise, batch.mask, batch.cond)
-
     samplers: dict[str, Sampler] = {"DDIM": DDIM(), "DDPM": DDPM()}
-    bare = {f"{options.steps} network calls": timed(calls)}
+    bare = {f"{options.steps} network calls": timed(partial(network_calls, denoiser, batch, options.steps))}
     compared = []
     for name, sampler in samplers.items():
-        loop, alone = (timed(partial(sample, around, sampler, batch, times)) for around in (denoiser, idle))
+        # the loop's own work is far below the clock's scatter in the sum: it is measured alone too
+        loop, alone = (timed(partial(sample, around, sampler, batch, times)) for around in (denoiser, idle(denoiser)))
         compared += race(f"{name} loop", loop, bare, options.rounds, 1.02)
         compared += race(f"{name} loop alone", alone, bare, options.rounds, 0.02)
     lightning, bare_loop = lightning_against_bare(options.overrides.split(), options.lightning_steps, options.rounds)
     what = f"{options.lightning_steps} Lightning steps"
     return [*compared, Comparison.of(what, "a bare PyTorch loop", lightning, bare_loop, 1.05)]
+
+
+@torch.no_grad()
+def network_calls(denoiser: Denoiser, batch: Batch, number: int) -> None:
+    """The bare network, nothing around it."""
+    c_noise = torch.zeros(len(batch))
+    for _ in range(number):
+        denoiser.network(batch.x, c_noise, batch.mask, batch.cond)
+
+
+def idle(denoiser: Denoiser) -> Denoiser:
+    """The same around a network that costs nothing."""
+    return Denoiser(Idle(), denoiser.schedule, denoiser.prediction, denoiser.space)
 
 
 class Idle(nn.Module):

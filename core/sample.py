@@ -21,6 +21,7 @@ def sample(config: DictConfig) -> None:
     if config.n == 0:
         raise UserError("n=0: must be a whole number of at least 1")
     model, drawing = open_model(config)
+    model.guided(drawing)  # before the folder is taken by guidance that is wrong
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
     report, share = Reporter(folder), Share.of_launcher()

@@ -104,6 +104,7 @@ SEPARATE = {
     "trainer/ddp": "test_trainer_ddp",
     "space/zero_centre_of_mass": "test_zero_centre_of_mass",
     "guidance/autoguidance": "tests/test_guidance_configs.py",
+    "guidance/property": "tests/test_molecule_steering.py",
 }
 OPTIONS = [
     str(path.relative_to(CONFIGS).with_suffix(""))

@@ -125,6 +125,7 @@ def test_an_interval_from_the_command_line(trained: Path, tmp_path: Path, comman
     assert 4 < nfe["interval"] < 8
     outcome = command("sample", *where, f"out={tmp_path / 'wrong'}", *chosen, "guidance.denoiser.scael=2")
     assert (outcome.code, "did you mean 'scale'?" in outcome.err) == (2, True)
+    assert not (tmp_path / "wrong").exists(), "a folder is taken by a request that cannot be drawn"
 
 
 def test_a_run_guided_away_from_itself_is_itself(trained: Path, tmp_path: Path) -> None:
