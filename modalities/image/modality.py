@@ -12,7 +12,7 @@ from core.batch import Batch
 from core.codec import Codec
 from core.denoiser import BaseDenoiser
 from core.editable import EditRequest
-from core.editing import Windows
+from core.editing import PiGDM, Windows
 from core.errors import UserError
 from core.features import FeatureExtractor
 from core.metrics import Headline
@@ -85,6 +85,10 @@ class Image(Modality):
         for axis in (-2, -1):
             denoiser = Windows(denoiser, self.shape[axis], axis)
         return denoiser
+
+    def method(self) -> PiGDM:
+        """A fifth of the evaluations of replacing five times, and more completions are what they were."""
+        return PiGDM()
 
     def show_edit(self, known: Batch, edited: Batch, path: Path) -> None:
         panels.show_edit(known, edited, path.with_suffix(".png"))
