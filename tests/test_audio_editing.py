@@ -19,6 +19,7 @@ from core.denoiser import Denoiser
 from core.editable import EditRequest
 from core.editing import Windows
 from core.errors import UserError
+from core.guidance import ClassifierFree
 from core.prediction import Velocity
 from core.schedules import Cosine
 from modalities.audio import editing, seams
@@ -231,6 +232,22 @@ def test_windows_are_of_the_longest_training_clip(name: str):
     assert seen == [longest.x.shape[2]]
     follower = Batch(longer.x, longer.mask, {"spectrogram": torch.zeros(1, 1, 160, 64)})
     assert AUDIO.windowed(denoiser, follower, codec) is denoiser, "a vocoder takes any length as it is"
+
+
+def test_no_network_sees_what_is_known_aside():
+    """So guidance has no two equal answers to contrast either."""
+    seen = []
+
+    class Watched(torch.nn.Module):
+        def forward(self, x: Tensor, c_noise: Tensor, mask: Tensor, cond: dict[str, Tensor]) -> Tensor:
+            seen.append((len(x), set(cond)))
+            return 0 * x
+
+    guided = ClassifierFree(Denoiser(Watched(), Cosine(), Velocity()), scale=3)
+    template = Batch.full(noise(2, 1, 12800), {editing.LEVEL: torch.ones(2)})
+    denoiser = AUDIO.windowed(guided, template, CODECS["waveform"])
+    denoiser(template.x, torch.full((2,), 0.5), template.mask, template.cond)
+    assert seen == [(6, set())], "two sounds in three windows, once"
 
 
 # afterwards

@@ -162,24 +162,31 @@ def _check_some(request: EditRequest, part: Kept, room: tuple[int, int]) -> None
         raise UserError(f"keep={request.keep} is kept at all times: leave grow out")
 
 
-class Bounded(Wrapper):
-    """x_0 no nearer to 0 than `limit` is, where that is not 0: what was cut off there lies beyond, on its side."""
+class Aside(Wrapper):
+    """What is known of a sound and told to no network.
 
-    limit: Tensor
+    limit: x_0 is no nearer to 0 than it is, where it is not 0: what was cut off there lies beyond, on its side.
+    """
 
-    def __init__(self, denoiser: BaseDenoiser, limit: Float[Tensor, "b 1 length"]) -> None:
+    def __init__(self, denoiser: BaseDenoiser, limit: Float[Tensor, "b 1 length"] | None = None) -> None:
         super().__init__(denoiser)
-        self.register_buffer("limit", limit, persistent=False)
+        self.limit = limit
 
     def forward(
         self,
-        x_t: Float[Tensor, "b 1 length"],
+        x_t: Float[Tensor, "b *s"],
         t: Float[Tensor, " b"],
-        mask: Float[Tensor, "b 1 masklength"],
+        mask: Float[Tensor, "b *m"],
         cond: Cond,
     ) -> Denoised:
-        denoised = self.denoiser(x_t, t, mask, cond)
-        return replace(denoised, x0=pushed_out(denoised.x0, self.limit))
+        # guidance would contrast two equal answers if there were any condition left
+        denoised = self.denoiser(x_t, t, mask, without_aside(cond))
+        return denoised if self.limit is None else replace(denoised, x0=pushed_out(denoised.x0, self.limit))
+
+
+def without_aside(cond: Cond) -> dict[str, Tensor]:
+    """The conditions that a network may see."""
+    return {name: value for name, value in cond.items() if name not in (LEVEL, BEYOND)}
 
 
 def pushed_out(x: Tensor, limit: Tensor) -> Tensor:
@@ -203,8 +210,7 @@ def finished(edited: Batch, known: Batch, sample_rate: int) -> Batch:
     else:
         x = seams.joined(original, new, keep[:, 0], sample_rate)
     mask = known.mask.to(edited.x)
-    cond = {name: value for name, value in edited.cond.items() if name not in (LEVEL, BEYOND)}
-    return Batch((x[:, None] * mask) / _levels(known), mask, cond)
+    return Batch((x[:, None] * mask) / _levels(known), mask, without_aside(edited.cond))
 
 
 def as_given(known: Batch) -> Batch:

@@ -126,11 +126,14 @@ class Audio(Modality):
         Models that follow a sound in time take any length as it is. Clipped sounds (`editing.BEYOND`) stay beyond the
         level at which they were cut off.
         """
-        limit = template.cond.get(editing.BEYOND)
-        if all(value.ndim == 1 for name, value in template.cond.items() if name != editing.BEYOND):
+        seen = editing.without_aside(template.cond)
+        if all(value.ndim == 1 for value in seen.values()):
             size = codec.template(Batch.full(torch.zeros(1, *self.shape))).x.shape[2]
             denoiser = Windows(denoiser, size, dim=2) if template.x.shape[2] > size else denoiser
-        return denoiser if limit is None else editing.Bounded(denoiser, template.x * limit)
+        if len(seen) == len(template.cond):
+            return denoiser
+        beyond = template.cond.get(editing.BEYOND)
+        return editing.Aside(denoiser, None if beyond is None else template.x * beyond)
 
     def finished(self, edited: Batch, known: Batch) -> Batch:
         return editing.finished(edited, known, self.sample_rate)
