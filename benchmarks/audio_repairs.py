@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 
 from modalities.audio.logmel import stft_magnitude
+from modalities.audio.prediction import continued
 
 Sound = Float[np.ndarray, " length"]
 
@@ -17,33 +18,11 @@ WINDOWS = (512, 128)  # samples, none of which is a codec's
 SLOPE = 100.0  # Hz over which a band ends
 
 
-def burg(x: Sound, order: int) -> Float[np.ndarray, " order_plus_1"]:
-    """Coefficients of the prediction error filter, the first of them 1 (Burg 1975): a stable one."""
-    a, forward, backward = np.ones(1), x[1:], x[:-1]
-    for _ in range(order):
-        energy = forward @ forward + backward @ backward
-        reflection = -2 * (forward @ backward) / max(energy, 1e-20)
-        longer = np.append(a, 0)
-        a = longer + reflection * longer[::-1]
-        forward, backward = (forward + reflection * backward)[1:], (backward + reflection * forward)[:-1]
-    return a
-
-
-def predicted(x: Sound, length: int, order: int, context: int) -> Sound:
-    """How x goes on, if its last `context` samples are an autoregressive process."""
-    from scipy.signal import lfilter, lfiltic
-
-    x = x[-context:]
-    order = min(order, len(x) // 3)
-    a = burg(x, order)
-    return lfilter([1.0], a, np.zeros(length), zi=lfiltic([1.0], a, x[::-1][:order]))[0]
-
-
 def bridged(x: Sound, gap: slice, order: int, context: int) -> Sound:
-    """The gap by linear prediction from both sides, one faded into the other at equal power."""
+    """The gap by linear prediction from `context` samples on both sides, one faded into the other at equal power."""
     length = gap.stop - gap.start
-    before = predicted(x[: gap.start], length, order, context)
-    after = predicted(x[gap.stop :][::-1], length, order, context)[::-1]
+    before = continued(x[: gap.start][-context:], length, order)
+    after = continued(x[gap.stop :][::-1][-context:], length, order)[::-1]
     angle = np.pi / 2 * (np.arange(length) + 0.5) / length
     repaired = x.copy()
     repaired[gap] = np.cos(angle) * before + np.sin(angle) * after

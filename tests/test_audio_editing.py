@@ -26,6 +26,7 @@ from modalities.audio import editing, seams
 from modalities.audio.mdct import MDCT
 from modalities.audio.measurements import LowPass
 from modalities.audio.modality import Audio
+from modalities.audio.prediction import burg, continued
 from modalities.audio.sheets import stretches
 from modalities.audio.spectrogram import Spectrogram
 from modalities.audio.waveform import Waveform
@@ -275,7 +276,9 @@ def test_a_sound_that_has_the_kept_samples_already_stays_as_it_is():
     original, keep = noise(2, 3001), torch.ones(2, 3001)
     keep[:, 1000:1800] = 0
     edited = torch.where(keep > 0, original, noise(2, 3001, seed=1))
-    torch.testing.assert_close(seams.joined(original, edited, keep, RATE), edited, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        seams.joined(original, edited, keep, torch.ones_like(keep), RATE), edited, atol=1e-4, rtol=0
+    )
 
 
 def test_new_sound_begins_where_the_kept_one_stops():
@@ -297,7 +300,7 @@ def test_seams_are_heard_less_than_those_of_a_cut():
     original, keep = voice(4000)[None], torch.ones(1, 4000)
     keep[:, 1600:2400] = 0
     shifted = -original.roll(17, -1)  # the same magnitudes with other phases
-    x = seams.joined(original, shifted, keep, RATE)
+    x = seams.joined(original, shifted, keep, torch.ones_like(keep), RATE)
     cut = torch.where(keep > 0, original, shifted)
 
     def jump(sound: Tensor) -> Tensor:
@@ -439,15 +442,37 @@ def test_a_long_vocoder_stays_without_windows():
 # what edits are compared with
 
 
+def tones(length: int) -> np.ndarray:
+    t = np.arange(length) / RATE
+    noise = 1e-6 * np.random.default_rng(0).normal(size=length)
+    return 0.1 * sum(np.sin(2 * np.pi * hertz * t + hertz) for hertz in (200, 330, 1234.5)) + noise
+
+
 def test_linear_prediction_goes_on_with_tones():
-    t = np.arange(3000) / RATE
-    x = sum(np.sin(2 * np.pi * hertz * t + hertz) for hertz in (200, 330, 1234.5))
-    x += 1e-6 * np.random.default_rng(0).normal(size=len(x))
-    gap = slice(1200, 2000)
-    repaired = repairs.bridged(np.where((t >= 0.15) & (t < 0.25), 0, x), gap, order=64, context=800)
+    x = tones(2000)
+    np.testing.assert_allclose(continued(x[:1200], 400, order=64), x[1200:1600], atol=0.01)
+    assert len(continued(x[:10], 5, order=64)) == 5, "a third of what is known, at most"
+
+
+def test_a_gap_is_bridged_at_equal_power():
+    x, gap = tones(3000), slice(1200, 2000)
+    lost = x.copy()
+    lost[gap] = 0
+    repaired = repairs.bridged(lost, gap, order=64, context=800)
     angle = np.pi / 2 * (np.arange(800) + 0.5) / 800
-    np.testing.assert_allclose(repaired[gap], x[gap] * (np.cos(angle) + np.sin(angle)), atol=0.2)
+    np.testing.assert_allclose(repaired[gap], x[gap] * (np.cos(angle) + np.sin(angle)), atol=0.05)
     np.testing.assert_array_equal(repaired[:1200], x[:1200])
+
+
+def test_tones_go_on_through_a_gap_in_phase():
+    """Phases begin as the kept part goes on; those of the edited sound are not heard."""
+    original, keep = torch.from_numpy(tones(3000))[None], torch.ones(1, 3000, dtype=torch.float64)
+    keep[:, 1200:1900] = 0
+    off = {}
+    for name, edited in {"shifted": original.roll(11, -1), "upside down": -original}.items():
+        x = seams.joined(original, edited, keep, torch.ones_like(keep), RATE)
+        off[name] = (x - original)[0, 1200:1900].square().mean() / original.square().mean()
+    assert max(off.values()) < 0.02
 
 
 def test_a_prediction_error_filter_of_an_autoregressive_process_is_its_own():
@@ -455,7 +480,7 @@ def test_a_prediction_error_filter_of_an_autoregressive_process_is_its_own():
 
     a = np.array([1, -1.6, 0.9, 0.05])
     x = lfilter([1.0], a, np.random.default_rng(0).normal(size=200_000))
-    np.testing.assert_allclose(repairs.burg(x, 3), a, atol=0.01)
+    np.testing.assert_allclose(burg(x, 3), a, atol=0.01)
 
 
 def test_a_folded_spectrum_mirrors_what_is_known():

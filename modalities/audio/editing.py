@@ -202,14 +202,13 @@ def finished(edited: Batch, known: Batch, sample_rate: int) -> Batch:
     """
     length = known.x.shape[-1]
     new, original = edited.x[:, 0, :length], known.x[:, 0].to(edited.x)
-    keep = known.cond["keep"].to(edited.x)
+    keep, mask = known.cond["keep"].to(edited.x), known.mask.to(edited.x)
     if BEYOND in known.cond:
         x = torch.where(keep[:, 0] > 0, original, pushed_out(new, original * known.cond[BEYOND][:, 0].to(original)))
     elif keep.shape[1] > 1:
         x = seams.joined_bands(original, new, keep[:, :, 0])
     else:
-        x = seams.joined(original, new, keep[:, 0], sample_rate)
-    mask = known.mask.to(edited.x)
+        x = seams.joined(original, new, keep[:, 0], mask.expand_as(known.x)[:, 0], sample_rate)
     return Batch((x[:, None] * mask) / _levels(known), mask, without_aside(edited.cond))
 
 
