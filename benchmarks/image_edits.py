@@ -22,14 +22,13 @@ from benchmarks.common import chosen, machine
 from core import edits
 from core.batch import Batch, concatenate
 from core.build import build_operator, part
-from core.cli import _opened as opened_key
+from core.cli import opened as opened_key
 from core.cli import with_options
 from core.data import whole
 from core.errors import UserError
 from core.metrics import frechet_distance
 from core.model import Model
 from core.runs import Reporter, write_json
-from core.sample import open_model
 from modalities.image.codec import as_float
 from modalities.image.editing import SIDES, kept_part
 from modalities.image.judge import Judge
@@ -146,10 +145,7 @@ def opened(options: Options, row: str, checkpoint: str = "") -> tuple[Model, Dic
     fixed = (f"checkpoint={checkpoint or options.checkpoint}", f"n={options.n}", f"seed={options.seed}", "degrade=true")
     with hydra.initialize_config_module("configs", version_base="1.3"):
         config = hydra.compose("edit", [opened_key(word, "edit") for word in (*fixed, *row.split())])
-    model, drawing = open_model(config)
-    for key in ("method", "measurement", "strength", "degrade", "noise"):
-        drawing[key] = config.get(key)
-    return model, drawing
+    return edits.opened(config)
 
 
 def measured(row: str, told: bool, truth: Truth, options: Options, report: Reporter) -> Figures:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from rich.table import Table
 
 import core
@@ -22,10 +23,10 @@ from core.batch import Batch, concatenate
 from core.build import part
 from core.cli import with_options
 from core.data import Source
-from core.editing import DPS, Method, PiGDM, Replace, Search
 from core.model import Model
 from core.progress import counting
 from core.runs import Reporter, write_json
+from modalities.molecules.codec import Atoms
 from modalities.molecules.molecule import Molecule, molecules
 
 SMALLEST, LARGEST = 5, 8  # atoms of a scaffold
@@ -45,17 +46,18 @@ class Options:
     out: str = "benchmarks/out/molecule_edits"
 
 
-def methods(columns: int, elements: int) -> dict[str, Method | None]:
-    scale = [1.0] * 3 + [0.25] * elements + [1.0] * (columns - 3 - elements)
-    std = [1.4] * 3 + [0.06] * (columns - 3)
+def methods(codec: Atoms) -> dict[str, dict[str, object]]:
+    """Configs by name; none: unconditional samples."""
+    std = [1.4 if scale == 1 else 0.06 for scale in codec.scales]
+    search = {"_target_": "core.editing.Search", "scale": codec.scales}
     return {
-        "none": None,
-        "replace": Replace(1),
-        "resample": Replace(10),
-        "pigdm": PiGDM(std),
-        "dps": DPS(0.3),
-        "search": Search(40, scale=scale),
-        "long_search": Search(150, scale=scale),
+        "none": {},
+        "replace": {"_target_": "core.editing.Replace", "resamplings": 1},
+        "resample": {"_target_": "core.editing.Replace", "resamplings": 10},
+        "pigdm": {"_target_": "core.editing.PiGDM", "data_std": std},
+        "dps": {"_target_": "core.editing.DPS", "step_size": 0.3},
+        "search": {**search, "rounds": 40},
+        "long_search": {**search, "rounds": 150},
     }
 
 
@@ -67,8 +69,8 @@ def main(options: Options) -> dict[str, dict[str, float]]:
     report = Reporter(folder)
     model = core.load(options.checkpoint or str(shipped("molecules")), device="cpu")
     known = scaffolds(model, part(model.config, "data").test, options.n, options.seed)
-    encoded = model.codec.known(known)
-    every = methods(encoded.x.shape[-1], len(model.config.modality.elements))
+    assert isinstance(model.codec, Atoms)
+    every = methods(model.codec)
     found: dict[str, dict[str, float]] = {}
     for name in chosen(options.methods, list(every), "methods"):
         edited, nfe = _completed(model, known, every[name], options, report)
@@ -84,21 +86,20 @@ def main(options: Options) -> dict[str, dict[str, float]]:
 
 
 def _completed(
-    model: Model, known: Batch, method: Method | None, options: Options, report: Reporter
+    model: Model, known: Batch, method: dict[str, object], options: Options, report: Reporter
 ) -> tuple[Batch, float]:
     """Completions, and evaluations of each; unconditional samples of the same sizes without a method."""
-    config = model.config.copy()
-    config.steps, parts = options.steps, []
-    template = model.codec.known(known)
-    if method is None:
+    config, template, parts = model.config.copy(), model.codec.known(known), []
+    OmegaConf.set_struct(config, False)
+    config.steps, config.method = options.steps, method or None
+    if not method:
         template = Batch(template.x, template.mask)
-    model.modality.method = lambda: method  # type: ignore[method-assign, assignment]
     with counting(report.console, "completions", len(known)) as done:
         for part_ in model.stream(template, config, seed=options.seed, micro_batch=options.micro_batch):
             parts.append(part_)
             done(len(part_))
     edited = concatenate(parts)
-    return (edited if method is None else model.modality.finished(edited, known)), model.nfe
+    return (model.modality.finished(edited, known) if method else edited), model.nfe
 
 
 def _figures(edited: Batch, model: Model) -> dict[str, float]:

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+NO_CONDITIONS = frozenset({"drop", "keep"})  # reserved names in `Batch.cond`
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -19,7 +21,8 @@ class Batch:
           `Batch.full(x)` makes the mask of data without padding, (B, 1, ..., 1).
     cond: conditions by name, each with first axis B. The reserved name `drop` (B,) bool marks the samples whose
           conditions a network must replace by its learned null embedding; a condition that is absent is null for all.
-          `keep` (broadcastable to x) marks in a template what of x is known: sampling keeps it, no network sees it.
+          `keep` (broadcastable to x) marks what of x is known: in a template sampling keeps it, in a training batch it
+          stays without noise. Only networks that are trained so see it.
     """
 
     x: Float[Tensor, "batch *shape"]

@@ -58,7 +58,7 @@ def _hydra_main(command: str, work: Callable[[DictConfig], object]) -> None:
     import hydra
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors instead of printing them
-    sys.argv[1:] = [_opened(argument, command) for argument in sys.argv[1:]]
+    sys.argv[1:] = [opened(argument, command) for argument in sys.argv[1:]]
     raised: list[BaseException] = []
 
     def task(config: DictConfig) -> None:
@@ -72,7 +72,7 @@ def _hydra_main(command: str, work: Callable[[DictConfig], object]) -> None:
         raise raised[0]
 
 
-def _opened(argument: str, command: str) -> str:
+def opened(argument: str, command: str) -> str:
     key, _, value = argument.partition("=")
     if command == "edit" and key in WORDS and not value.startswith(("'", '"')) and value != "null":
         # commas, colons and brackets are no lists there

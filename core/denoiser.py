@@ -25,7 +25,8 @@ class Network(Protocol):
     """Any `nn.Module` of this call; it knows nothing of diffusion.
 
     x: (B, *S), scaled to unit variance; c_noise: (B,), a log-SNR (or the paper's step number); mask and cond as in
-    `Batch`. Returns the shape of x, or twice its channels (axis 1) where the variance is learned.
+    `Batch`. Returns the shape of x, or twice its channels (axis 1) where the variance is learned. A network that is
+    trained to be told which part of x is known, `cond["keep"]`, and so has no noise, has an attribute `kept = True`.
     """
 
     def __call__(self, x: Tensor, c_noise: Tensor, mask: Tensor, cond: Cond) -> Tensor: ...
@@ -120,20 +121,27 @@ class Denoiser(BaseDenoiser):
     def loss(self, batch: Batch, t: Float[Tensor, " b"], eps: Float[Tensor, "b *s"]) -> Float[Tensor, " b"]:
         """The weighted squared error of each sample per true degree of freedom, for noise eps of the space.
 
+        With `cond["keep"]` eps must be of `space.beside(keep)`: the kept part has no noise, and the network is told it.
         With `Epsilon` and `EpsilonLoss` this is L_simple of Ho et al. 2020, eq. 14.
         """
+        keep = batch.cond.get("keep")
+        if keep is not None and not getattr(self.network, "kept", False):
+            raise ValueError(
+                f"{type(self.network).__name__} is not told what is kept: give it kept=true, or keep nothing"
+            )
+        space = self.space.beside(keep)  # what is kept is given: nothing to be learned
         x_t, level = self.q_sample(batch, t, eps), self._level(batch.x, t)
         output, var_fraction = self._network_output(x_t, t, level, batch.mask, batch.cond)
-        error = output - self.prediction.target(batch.x, eps, level.alpha, level.sigma)
+        error = space.project(output - self.prediction.target(batch.x, eps, level.alpha, level.sigma), batch.mask)
         weight = self.weighting(self.schedule, expand(t, batch.x), level.c_out)
-        dim = self.space.dim(batch.x, batch.mask)
+        dim = space.dim(batch.x, batch.mask)
         loss = (weight * error**2).flatten(1).sum(1) / dim
         if (learned := self.learned_variance) is None:
             return loss
         # the bound's term trains the variance alone: the mean is detached (Nichol & Dhariwal 2021, section 3.1)
         denoised = Denoised(self._x0(x_t, output, level, batch.mask).detach(), var_fraction)
         s = (t - 1 / learned.num_steps).clamp(min=0)
-        nats = bound_term(self.schedule, self.space, learned.codec, LogInterpolated(), batch, x_t, denoised, s, t)
+        nats = bound_term(self.schedule, space, learned.codec, LogInterpolated(), batch, x_t, denoised, s, t)
         return loss + learned.vb_scale * learned.num_steps * nats / (dim * math.log(2))
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from core.editable import EditRequest
+    from core.editing import Method
 
 PICTURE = "edit"
 
@@ -22,12 +23,10 @@ def edit(config: DictConfig) -> None:
     from core.build import build_method, build_operator, plain
     from core.output import begin_edits, write_edits
     from core.runs import Reporter
-    from core.sample import open_model, request
+    from core.sample import request
 
     _check(config)
-    model, drawing = open_model(config)
-    for key in ("method", "measurement", "strength", "degrade", "noise"):
-        drawing[key] = config.get(key)
+    model, drawing = edits.opened(config)
     if config.to is not None and config.get("times") is None:
         drawing.times = {"_target_": "core.times.LogSNR"}  # on which the way to noise and back is nearest to closed
     # all that can be wrong with the request comes before the folder is taken by it
@@ -37,7 +36,7 @@ def edit(config: DictConfig) -> None:
     measured = None if operator is None else edits.measured(model, known, operator, drawing)
     ends = None if other is None else edits.ends(model, known, other)
     folder = Path(config.out)
-    follows = request(config, drawing) | {key: plain(config).get(key) for key in EDITING}
+    follows = request(config, drawing) | {key: plain(config).get(key) for key in (*FILES, *edits.KEYS)}
     begin_edits(folder, follows)
     report, picture = Reporter(folder), folder / PICTURE
     if measured is not None:
@@ -54,7 +53,7 @@ def edit(config: DictConfig) -> None:
     report(f"{len(edited)} edits in {folder}")
 
 
-EDITING = ("input", "to", "keep", "mask", "grow", "method", "measurement", "strength", "degrade", "noise")
+FILES = ("input", "to", "keep", "mask", "grow")
 
 
 def edit_request(config: DictConfig, which: str = "input") -> EditRequest:
@@ -113,13 +112,12 @@ def _check_way(config: DictConfig, measured: bool) -> None:
         raise UserError(f"to= draws the way by DDIM from the noise of both ends: leave {unused[0]} out")
 
 
-def _check_method(method: object, measured: bool, held: bool) -> None:
-    from core.editing import Replace
-
+def _check_method(method: Method | None, measured: bool, held: bool) -> None:
     if method is not None and not (measured or held):
         raise UserError("method= has nothing to follow: give keep, mask, grow or a measurement")
-    if measured and isinstance(method, Replace):
-        raise UserError("method=replace needs parts that stay: a measurement is followed by method=pigdm or method=dps")
+    if measured and method is not None and method.of_kept:
+        name = type(method).__name__.lower()
+        raise UserError(f"method={name} needs parts that stay: a measurement is followed by method=pigdm or method=dps")
 
 
 if __name__ == "__main__":

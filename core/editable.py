@@ -52,7 +52,7 @@ class Editable:
         """
         return denoiser
 
-    def method(self) -> Any:
+    def method(self, codec: Any, network: Any) -> Any:
         """How what is kept is followed unless a config says it, a `core.editing.Method`; None for the usual way."""
         return None
 

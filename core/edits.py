@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,10 +16,23 @@ from core.errors import UserError
 from core.model import Model
 from core.progress import counting
 from core.random import Stream, keys, normal
+from core.sample import open_model
+from core.samplers import Callback
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
     from rich.console import Console
+
+
+KEYS = ("method", "measurement", "strength", "degrade", "noise")  # of an edit's config, beside those of sampling
+
+
+def opened(config: DictConfig) -> tuple[Model, DictConfig]:
+    """The checkpoint's model, and its config with what the edit's config says."""
+    model, drawing = open_model(config)
+    for key in KEYS:
+        drawing[key] = config.get(key)
+    return model, drawing
 
 
 def edited(model: Model, known: Batch, config: DictConfig, console: Console) -> Batch:
@@ -35,7 +50,9 @@ def measured(model: Model, known: Batch, operator: Operator, config: DictConfig)
     given = model.codec.encode(known)
     if config.degrade:
         template, observed = given, _applied(operator, given.x)
-        noise = normal(keys(config.seed, Stream.KNOWN, torch.arange(len(known))), observed.shape[1:], observed.dtype)
+        noise = normal(
+            keys(config.seed, Stream.MEASUREMENT, torch.arange(len(known))), observed.shape[1:], observed.dtype
+        )
         observed = observed + config.noise * noise
     else:
         blank = given if _keeps_shape(operator, given.x) else model.template(len(known))
@@ -81,9 +98,9 @@ def between(model: Model, first: Batch, second: Batch, config: DictConfig, conso
     denoiser = model.modality.windowed(model.guided(config), first, model.codec)
     _, times = build_sampler(config, denoiser)
     here = [end.to(model.device) for end in (first, second)]
-    with counting(console, "on the way", config.n) as done:
-        x0 = interpolate(denoiser, here[0], here[1], torch.linspace(0, 1, config.n), times)
-        done(config.n)
+    with counting(console, "to the noise of both and back", 3 * (len(times) - 1)) as done:
+        shares = torch.linspace(0, 1, config.n)
+        x0 = interpolate(denoiser, here[0], here[1], shares, times, callback=_steps(done))
     mask = here[0].mask.expand(config.n, *here[0].mask.shape[1:])
     return model.codec.decode(Batch(x0, mask)).to("cpu")
 
@@ -91,16 +108,16 @@ def between(model: Model, first: Batch, second: Batch, config: DictConfig, conso
 def _drawn(
     model: Model, template: Batch, config: DictConfig, console: Console, measurement: Measurement | None = None
 ) -> Batch:
-    size, steps = (
-        int(config.micro_batch),
-        len(from_level(build_sampler(config, model.denoiser)[1], config.strength)) - 1,
-    )
-    with counting(console, "editing", steps * -(-len(template) // size)) as done:
+    size, (_, times) = int(config.micro_batch), build_sampler(config, model.denoiser)
+    steps = len(from_level(times, config.strength)) - 1
+    with counting(console, "editing", steps * math.ceil(len(template) / size)) as done:
+        try:
+            options = {"seed": config.seed, "micro_batch": size, "callback": _steps(done)}
+            return concatenate(list(model.stream(template, config, measurement=measurement, **options)))
+        except ValueError as error:  # a method that does not fit the samples
+            raise UserError(f"the edit is not possible: {error}") from error
 
-        def told(step: int, s: Tensor, x_s: Tensor) -> None:
-            done(min(step, 1))
 
-        parts = model.stream(
-            template, config, seed=config.seed, micro_batch=size, callback=told, measurement=measurement
-        )
-        return concatenate(list(parts))
+def _steps(done: Callable[[int], None]) -> Callback:
+    """Tells `done` of each step; the start is none."""
+    return lambda step, s, x_s: done(min(step, 1))

@@ -78,13 +78,15 @@ class Model:
         indices: Int[Tensor, " b"],
         callback: Callback | None = None,
         measurement: Measurement | None = None,
+        denoiser: BaseDenoiser | None = None,
     ) -> Batch:
         """Decoded samples number `indices` of a request for the template, in one batch on the model's device.
 
         Where the template has `cond["keep"]`, its values are known there: they are kept as `Modality.holding` says, or
-        by the config's `method`, see `core.editing.edit`; `strength` and `measurement` as there.
+        by the config's `method`, see `core.editing.edit`; `strength` and `measurement` as there. denoiser: what
+        `guided` makes for the config, where it is there already.
         """
-        denoiser = self.guided(config)
+        denoiser = denoiser or self.guided(config)
         sampler, times = build_sampler(config, self.denoiser)
         template = template.to(self.device)
         measurement = None if measurement is None else measurement.to(self.device)
@@ -101,7 +103,8 @@ class Model:
             times,
             strength=config.get("strength", 1.0),
             measurement=measurement,
-            method=build_method(config) or (None if keep is None else self.modality.method()),
+            method=build_method(config)
+            or (None if keep is None else self.modality.method(self.codec, self.denoiser.network)),
             seed=seed,
             indices=indices,
             callback=callback,
@@ -130,7 +133,7 @@ class Model:
         measurement: of the samples, see `core.editing.edit`.
         """
         n = len(template)
-        rows_evaluated = rows_drawn = 0
+        rows_evaluated, rows_drawn, denoiser = 0, 0, self.guided(config)
 
         def count(network: Module, arguments: tuple[Tensor, ...]) -> None:
             nonlocal rows_evaluated
@@ -141,7 +144,7 @@ class Model:
             for first in filter(wanted, range(0, n, micro_batch)):
                 rows = slice(first, min(first + micro_batch, n))
                 part, measured = template[rows], None if measurement is None else measurement.of(rows)
-                drawn = self.draw(part, config, seed, torch.arange(n)[rows], callback, measured)
+                drawn = self.draw(part, config, seed, torch.arange(n)[rows], callback, measured, denoiser)
                 rows_drawn += len(part)
                 self.nfe = rows_evaluated / rows_drawn
                 yield drawn.to("cpu")

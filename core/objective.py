@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from core import random
-from core.batch import Batch
+from core.batch import NO_CONDITIONS, Batch
 from core.denoiser import Denoiser
 from core.levels import NoiseLevels
 from core.random import Stream
@@ -39,7 +39,7 @@ class Objective:
     def training(self, denoiser: Denoiser, batch: Batch, step: int, positions: Int[Tensor, " b"], total: int) -> Losses:
         """The losses of the samples at `positions` of global batch number `step`."""
         key = self._keys(batch, Stream.TRAIN_DROP, step, positions)
-        if batch.cond and self.drop_rate:
+        if batch.cond.keys() - NO_CONDITIONS and self.drop_rate:
             dropped = random.uniform(key, ()) < self.drop_rate
             batch = Batch(batch.x, batch.mask, {**batch.cond, "drop": dropped})
         return self._losses(denoiser, batch, (Stream.TRAIN_TIME, Stream.TRAIN_NOISE), step, positions, total)
@@ -61,7 +61,7 @@ class Objective:
         u = (positions.to(batch.x.device) + random.uniform(time_key)) / total
         t = self.levels(u.clamp(max=1 - torch.finfo(u.dtype).eps), denoiser.schedule)
         noise = random.normal(noise_key, batch.x.shape[1:], batch.x.dtype)
-        eps = denoiser.space.randn_like(batch.x, batch.mask, noise)
+        eps = denoiser.space.beside(batch.cond.get("keep")).randn_like(batch.x, batch.mask, noise)
         return Losses(denoiser.loss(batch, t, eps), denoiser.schedule.log_snr(t))
 
     def _keys(self, batch: Batch, stream: Stream, step: int, positions: Tensor) -> Int[Tensor, " b"]:

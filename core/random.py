@@ -30,7 +30,7 @@ class Stream(IntEnum):
     STEP = 9
     LIKELIHOOD = 10
     DROPOUT = 11
-    KNOWN = 12
+    MEASUREMENT = 12
 
 
 def _signed(word: int) -> int:

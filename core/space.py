@@ -39,6 +39,10 @@ class Space:
         """The projector K onto the part where `keep` is 1; K P = K, so that x + K (y - x) stays in the space."""
         return Restricted(self, keep)
 
+    def beside(self, keep: Float[Tensor, "b *k"] | None) -> Space:
+        """The space of what is still free where the part that `keep` marks is known, of P - K; itself for None."""
+        return self if keep is None else Beside(self, keep)
+
 
 @dataclass(frozen=True)
 class Restricted:
@@ -49,6 +53,20 @@ class Restricted:
 
     def project(self, x: Tensor, mask: Tensor) -> Tensor:
         return self.space.project(x, mask * self.keep)
+
+
+@dataclass(frozen=True)
+class Beside(Space):
+    """P - K, a projector too, since K P = P K = K. Without a centre, the kept points move as one against the others."""
+
+    space: Space
+    keep: Tensor
+
+    def project(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.space.project(x, mask) - self.space.restrict(self.keep).project(x, mask)
+
+    def dim(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.space.dim(x, mask) - self.space.dim(x, mask * self.keep)
 
 
 class Euclidean(Space):

@@ -185,7 +185,24 @@ def noise_level_and_elements(make: Make, dtype: torch.dtype) -> None:
                 assert (changed - out)[..., part].abs().max() > 1e-3 * out[..., part].abs().max()
 
 
+def kept_atoms(make: Make, dtype: torch.dtype) -> None:
+    """Atoms are told that they stay: each its own flag, in any order; without one kept it is as if nothing was said."""
+    network, molecules = randomised(make, dtype), Molecules(dtype, [6, 6])
+    keep, order = torch.tensor([1, 1, 0, 0, 0, 1]).to(dtype).repeat(2, 1)[..., None], torch.tensor([4, 1, 5, 0, 3, 2])
+    assert network.kept is True
+    with torch.no_grad():
+        told = molecules.through(network, cond={**molecules.cond, "keep": keep})
+        swapped = molecules.through(network, molecules.x[:, order], {**molecules.cond, "keep": keep[:, order]})
+        none = molecules.through(network, cond={**molecules.cond, "keep": torch.zeros_like(keep)})
+        plain = molecules.through(network)
+    assert_same(swapped, told[:, order], dtype)
+    assert_same(none, plain, dtype)
+    for part in (slice(0, 3), slice(3, None)):
+        assert (told - plain)[..., part].abs().max() > 1e-3 * told[..., part].abs().max()
+
+
 LAWS: list[Law] = [
+    kept_atoms,
     permutation,
     blindness_to_padding,
     full_mask,

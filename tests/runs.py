@@ -40,7 +40,7 @@ TINY_IMAGES = (*TINY, *NETWORK)
 def compose(command: str, *overrides: object) -> DictConfig:
     """The config that the command line would give to the work of a command."""
     with hydra.initialize_config_module("configs", version_base="1.3"):
-        return hydra.compose(command, [cli._opened(str(override), command) for override in overrides])
+        return hydra.compose(command, [cli.opened(str(override), command) for override in overrides])
 
 
 def train(folder: Path, *overrides: object) -> Path:

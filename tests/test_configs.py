@@ -57,10 +57,10 @@ SOUND_DATA = {
 MOLECULES = {
     "modality/molecules": [],
     "data/qm9": ["data.properties=[gap,mu]", "data.half=first"],
-    "network/factored": [],
-    "network/egnn": [],
-    "network/e3nn": ["network.irreps=8x0e+4x1o", "network.sent=4x0e+4x1o", "network.products=4"],
-    "network/transformer": ["network.heads=2", "data.rotate=true"],
+    "network/factored": ["data.kept=0.5"],
+    "network/egnn": ["data.kept=0.5"],
+    "network/e3nn": ["network.irreps=8x0e+4x1o", "network.sent=4x0e+4x1o", "network.products=4", "data.kept=0.5"],
+    "network/transformer": ["network.heads=2", "data.rotate=true", "data.kept=0.5"],
     "codec/atoms": ["codec.charges=true"],
     "weighting/columns": [],
     "schedule/cosine_for_molecules": [],
@@ -86,6 +86,7 @@ EDITS = {
 }
 SEPARATE = {
     **dict.fromkeys(EDITS, "test_option_of_edits"),
+    "method/told": "tests/test_molecule_editing.py",
     "measurement/grey": "tests/test_image_editing.py",
     "measurement/lowpass": "tests/test_audio_editing.py",
     "codec/enlarging": "tests/test_image_superres.py",

@@ -92,6 +92,43 @@ def test_network_loss_is_the_error_of_the_output(predicted):
     torch.testing.assert_close(denoiser.loss(batch, t, eps), wanted)
 
 
+class PerPointTold(PerPoint):
+    """It says 10 more of what it is told to be known: answers that must count for nothing."""
+
+    kept = True
+
+    def forward(self, x: Tensor, c_noise: Tensor, mask: Tensor, cond: dict) -> Tensor:
+        return super().forward(x, c_noise, mask, cond) + 10 * cond["keep"]
+
+
+@each(SPACES, "space")
+def test_what_is_kept_has_no_noise_and_counts_in_no_loss(space):
+    """The mean square, over the degrees of freedom beside the kept points, of the error outside them."""
+    batch, z = points(space, [4, 3], 4)
+    keep = torch.tensor([[1.0, 0, 1, 0], [0, 0, 1, 0]], dtype=torch.float64)[..., None]
+    free, schedule, predicted = space.beside(keep), Cosine(), Velocity()
+    eps, t = free.project(z, batch.mask), torch.tensor([0.3, 0.8], dtype=torch.float64)
+    told = Batch(batch.x, batch.mask, {"keep": keep})
+    denoiser = Denoiser(PerPointTold(5), schedule, predicted, space, NetworkLoss())
+    alpha, sigma = (expand(c, batch.x) for c in schedule(t))
+    x_t, kept = denoiser.q_sample(told, t, eps), space.restrict(keep)
+    torch.testing.assert_close(kept.project(x_t, batch.mask), alpha * kept.project(batch.x, batch.mask))
+    error = PerPoint(5)(predicted.c_in(alpha, sigma) * x_t, schedule.log_snr(t), batch.mask, {}) - predicted.target(
+        batch.x, eps, alpha, sigma
+    )
+    # a shift of all kept points moves the free ones against them: only in a space without a centre does it count
+    error = free.project(error + 10 * keep, batch.mask)
+    wanted = error.square().flatten(1).sum(1) / free.dim(batch.x, batch.mask)
+    torch.testing.assert_close(denoiser.loss(told, t, eps), wanted)
+
+
+def test_a_network_that_is_not_told_what_is_kept_is_refused():
+    batch, eps = points(Euclidean(), [4, 3], 4)
+    told = Batch(batch.x, batch.mask, {"keep": torch.zeros_like(batch.mask)})
+    with pytest.raises(ValueError, match="PerPoint is not told what is kept"):
+        Denoiser(PerPoint(5), Cosine(), Velocity()).loss(told, torch.full((2,), 0.5, dtype=torch.float64), eps)
+
+
 @each(SPACES, "space")
 @each(WEIGHTINGS, "weighting")
 def test_extra_padding_changes_no_loss(weighting, space):

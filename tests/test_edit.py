@@ -65,6 +65,7 @@ WRONG: dict[str, list[str]] = {
     "measurement=grey degrade=true": ["measurement:", "no colours"],
     "measurement=sharpen degrade=true": ["measurement/sharpen", "downsample"],
     "measurement=downsample degrade=true method=replace": ["method=replace needs parts that stay", "pigdm"],
+    "measurement=downsample degrade=true method=search": ["method=search needs parts that stay", "pigdm"],
     "strength=0.5 method=pigdm": ["method= has nothing to follow"],
     "keep=left method=replase": ["method/replase", "replace"],
     "keep=left method=replace method.resamplings=0": ["method:", "resamplings=0"],
@@ -95,6 +96,12 @@ def test_editing_refuses(wrong: str, trained: Path, files: Path, command: Callab
     outcome = command("edit", *(option for option in usual if option.split("=")[0] not in given), *arguments)
     refused(outcome, *WRONG[wrong])
     assert not (files / "edited").exists(), "a folder was taken by a request that is wrong"
+
+
+def test_a_method_that_does_not_fit_the_samples(trained: Path, files: Path, command: Callable[..., Outcome]) -> None:
+    usual = [f"checkpoint={trained}", "input=digit.png", "n=2", "steps=2", "device=cpu", "keep=left"]
+    outcome = command("edit", *usual, "method=pigdm", "method.data_std=[1,2]")
+    refused(outcome, "data_std has 2 values", "28 columns")
 
 
 def _spaces_kept(text: str) -> str:

@@ -10,12 +10,26 @@ from conftest import SCHEDULES, SPACES, each, gaussian, known, random_mask
 from torch import Tensor, nn
 
 from benchmarks.exact import Mixture
-from core.batch import Batch
-from core.denoiser import Denoiser
-from core.editing import DPS, Kept, Measurement, Method, PiGDM, Replace, Search, Windows, edit, from_level, interpolate
+from core.batch import Batch, expand
+from core.denoiser import BaseDenoiser, Denoiser
+from core.editing import (
+    DPS,
+    Kept,
+    Measurement,
+    Method,
+    PiGDM,
+    Replace,
+    Search,
+    Told,
+    Windows,
+    edit,
+    from_level,
+    interpolate,
+)
 from core.editing.gradient import conjugate_gradients
 from core.editing.latents import slerp
 from core.prediction import Velocity
+from core.reverse import Denoised
 from core.samplers import DDIM, DDPM, DPMSolverPP, Heun, PredictorCorrector, Sampler, UniPC, invert, sample
 from core.schedules import Cosine, LinearPath, VarianceExploding
 from core.space import Euclidean, Space, ZeroCentreOfMass
@@ -35,6 +49,7 @@ METHODS: dict[str, Method] = {
     "pigdm": PiGDM(0.8),
     "dps": DPS(0.3),
     "search": Search(2, steps=2),
+    "told": Told(),
 }
 each_sampler, each_method = each(SAMPLERS, "sampler"), each(METHODS, "method")
 WIDE = Cosine(-14.0, 14.0)
@@ -43,7 +58,10 @@ WIDE = Cosine(-14.0, 14.0)
 class Mixing(nn.Module):
     """A network in which every element of a sample depends on all of it, but on no other sample."""
 
+    kept = True
+
     def forward(self, x: Tensor, c_noise: Tensor, mask: Tensor, cond: dict) -> Tensor:
+        x = x + cond["keep"] if "keep" in cond else x
         total = (x * mask).flatten(1).sum(1)[:, None, None]
         return torch.sin(x + total / 3 + c_noise[:, None, None] / 7)
 
@@ -156,6 +174,47 @@ def test_search_finds_what_replacing_misses():
         shares.append(float((x[:, 1] > 0).double().mean()))
     assert shares[0] < 0.8
     assert shares[1] > 0.97
+
+
+# --- a network that is told ---
+
+
+class Correlated(BaseDenoiser):
+    """x = (a, b) of unit variances and a correlation; exact where a is kept: E[b | a, b_t]."""
+
+    kept = True
+
+    def __init__(self, correlation: float) -> None:
+        super().__init__()
+        self.schedule, self.space, self.correlation = WIDE, Euclidean(), correlation
+
+    def forward(self, x_t: Tensor, t: Tensor, mask: Tensor, cond: dict) -> Denoised:
+        assert cond["keep"][:, 0].all()
+        assert not cond["keep"][:, 1].any()
+        alpha, sigma = (expand(c, x_t[:, 0]) for c in self.schedule(t))
+        a, var = x_t[:, 0] / alpha, 1 - self.correlation**2
+        mean = self.correlation * a
+        b = mean + alpha * var / (alpha**2 * var + sigma**2) * (x_t[:, 1] - alpha * mean)
+        return Denoised(torch.stack([torch.full_like(b, 9.0), b], 1))
+
+
+@pytest.mark.parametrize("sampler", [DDPM(), DPMSolverPP(2, sde=1), UniPC(3)], ids=["ddpm", "dpmpp_sde", "unipc"])
+def test_what_is_told_is_followed_exactly(sampler):
+    """The samples have the conditional distribution, in which replacing once is wrong."""
+    n = 4000
+    batch = Batch.full(torch.tensor([[1.5, 0.0]], dtype=torch.float64).expand(n, 2))
+    keep = torch.tensor([[1.0, 0.0]], dtype=torch.float64).expand(n, 2)
+    x = edit(Correlated(0.8), sampler, batch, keep, LogSNR(400)(WIDE), method=Told())
+    assert bool((x[:, 0] == 1.5).all())
+    assert float(x[:, 1].mean()) == pytest.approx(0.8 * 1.5, abs=4 * 0.6 / n**0.5 + 2e-3)
+    assert float(x[:, 1].std()) == pytest.approx(0.6, rel=0.05)
+
+
+def test_a_network_that_has_not_learned_to_be_told_is_refused():
+    denoiser, batch, keep = points(Euclidean())
+    denoiser.network.kept = False
+    with pytest.raises(ValueError, match="trained with kept parts"):
+        edit(denoiser, DDPM(), batch, keep, LogSNR(4)(denoiser.schedule), method=Told())
 
 
 # --- PiGDM ---
@@ -385,6 +444,8 @@ def test_windows_need_a_space_of_independent_places():
 
 # --- what is refused ---
 
+WHOLE = Measurement(lambda x: x, torch.zeros(4, 6, 5))
+
 
 @pytest.mark.parametrize(
     ("options", "said"),
@@ -393,9 +454,18 @@ def test_windows_need_a_space_of_independent_places():
         ({"keep": torch.full((4, 6, 1), 0.5)}, "keep must be 1"),
         ({"keep": torch.full((4, 6, 1), math.nan)}, "keep must be 1"),
         ({"method": PiGDM()}, "nothing to follow"),
-        ({"measurement": Measurement(lambda x: x, torch.zeros(4, 6, 5)), "method": Replace()}, "use PiGDM"),
+        (
+            {"measurement": Measurement(lambda x: x, torch.zeros(4, 6, 5)), "method": Replace()},
+            "Replace needs parts that stay",
+        ),
+        (
+            {"measurement": Measurement(lambda x: x, torch.zeros(4, 6, 5)), "method": Search()},
+            "Search needs parts that stay",
+        ),
         ({"measurement": Measurement(lambda x: x, torch.zeros(4, 6, 5)), "keep": torch.ones(4, 6, 1)}, "exclude"),
         ({"strength": 0}, "strength=0"),
+        ({"keep": torch.ones(4, 6, 1), "method": PiGDM([1.0, 2.0])}, "data_std has 2 values, .* 5 columns"),
+        ({"keep": torch.ones(4, 6, 1), "method": Search(scale=[1.0])}, "scale has 1 values, .* 5 columns"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options, said):

@@ -58,6 +58,26 @@ def labelled(n: int, dtype: torch.dtype = torch.float64) -> Batch:
     return Batch.full(torch.zeros(n, 2, dtype=dtype), {"label": torch.arange(n) % 3})
 
 
+def test_what_is_kept_is_no_condition_to_be_guided_by() -> None:
+    """One pass of the network without conditions; with one, both passes are told what is kept."""
+    seen: list[dict[str, Tensor]] = []
+
+    def network(x: Tensor, c_noise: Tensor, mask: Tensor, cond: dict) -> Tensor:
+        seen.append(cond)
+        return x
+
+    keep, x_t, t = torch.eye(2), torch.zeros(2, 2), torch.full((2,), 0.5)
+    bare = Denoiser(nn.Module(), SHORT, Sample())
+    bare.network.forward = network  # type: ignore[method-assign]
+    guided, mask = ClassifierFree(bare, 3.0), torch.ones(2, 1)
+    guided(x_t, t, mask, {"keep": keep})
+    guided(x_t, t, mask, {"keep": keep, "label": torch.tensor([0, 1])})
+    ClassifierFree(bare, 3.0, {"label": 1})(x_t, t, mask, {"keep": keep})
+    assert [len(cond["keep"]) for cond in seen] == [2, 4, 4]
+    assert torch.equal(seen[1]["keep"], torch.cat([keep, keep]))
+    assert torch.equal(seen[2]["keep"], torch.cat([keep, keep]))
+
+
 # ---- samples follow the guided flow
 
 

@@ -17,6 +17,7 @@ from core.splits import SPLITS
 from modalities.molecules import qm9
 from modalities.molecules.data import MoleculeData, rotations, write_cache
 from modalities.molecules.elements import numbers
+from modalities.molecules.fragments import fragments
 from modalities.molecules.qm9 import PROPERTIES, Qm9
 
 SIZES = [3, 1, 4, 2, 5, 2]
@@ -113,6 +114,52 @@ def test_training_turns_molecules_only_if_asked(small: Path) -> None:
     assert (turned.x - batch.x)[..., :3][real].abs().amax() > 0.1
     assert torch.equal(turned.x[..., 3:], batch.x[..., 3:])
     assert not turned.x[~real].any()
+
+
+# parts that are kept
+
+
+def chains(n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Positions, heavy atoms and mask of molecules of 2 to 8 atoms, every other a hydrogen, and 2 places of padding."""
+    sizes = 2 + torch.arange(n) % 7
+    positions = torch.randn(n, 10, 3, generator=torch.Generator().manual_seed(0))
+    mask = (torch.arange(10) < sizes[:, None]).float()[..., None]
+    return positions * mask, mask * (torch.arange(10) % 2 == 0).float()[:, None], mask
+
+
+def test_parts_are_of_all_sizes_and_never_all() -> None:
+    positions, heavy, mask = chains(7000)
+    u = torch.rand(7000, 4, generator=torch.Generator().manual_seed(1))
+    keep = fragments(positions, heavy, mask, u)
+    assert set(keep.unique().tolist()) == {0.0, 1.0}
+    assert not (keep * (1 - mask)).any()
+    counts, sizes = keep.sum((1, 2)), mask.sum((1, 2))
+    assert bool((counts < sizes).all())
+    assert set(counts[sizes == 8].tolist()) == set(map(float, range(8)))
+    assert float((counts[sizes == 8] == 0).float().mean()) < 0.2
+    bare = (keep * (1 - heavy)).sum((1, 2)) == 0
+    assert 0.3 < float(bare.float().mean()) < 0.7, "a third has heavy atoms alone by rule, others by chance"
+
+
+def test_hydrogens_follow_their_heavy_atom_in_a_third() -> None:
+    positions, heavy, mask = chains(700)
+    u = torch.rand(700, 4, generator=torch.Generator().manual_seed(1))
+    u[:, 2] = 0.5
+    keep = fragments(positions, heavy, mask, u)[..., 0]
+    d = torch.cdist(positions, positions).masked_fill(heavy[:, None, :, 0] == 0, torch.inf)
+    assert torch.equal(keep[mask[..., 0] > 0], keep.gather(1, d.argmin(2))[mask[..., 0] > 0])
+
+
+def test_a_share_of_training_molecules_keeps_a_part(small: Path) -> None:
+    data = MoleculeData("small", small, kept=0.5)
+    batch = data.train.batch([2] * 4000)
+    u = torch.rand(4000, 8, generator=torch.Generator().manual_seed(0))
+    keep = data.augment(batch, u).cond["keep"]
+    assert 0.3 < float(keep.flatten(1).any(1).float().mean()) <= 0.52
+    assert data.facts["kept"] is True
+    assert MoleculeData("small", small).facts["kept"] is False
+    with pytest.raises(UserError, match=r"data\.kept=1\.5"):
+        MoleculeData("small", small, kept=1.5)
 
 
 # QM9

@@ -32,7 +32,7 @@ EDGES = {"all": {}, "radius": {"cutoff": 3.0}, "nearest": {"neighbours": 3}, "bo
 
 def small(**options) -> TensorProductNetwork:
     sizes = {"irreps": "16x0e + 8x1o + 4x2e", "sent": "8x0e + 4x1o + 2x2e", "depth": 2, "radial": 6, "products": 4}
-    return TensorProductNetwork(FEATURES, PROPERTIES, **{**sizes, **options})
+    return TensorProductNetwork(FEATURES, PROPERTIES, kept=True, **{**sizes, **options})
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -63,7 +63,7 @@ def test_other_representations_keep_the_laws(irreps):
 def test_the_config_builds_a_small_network_that_starts_at_zero():
     config = OmegaConf.load(Path(next(iter(configs.__path__))) / "network" / "e3nn.yaml")
     network = instantiate(
-        OmegaConf.merge(config, {"features": FEATURES, "properties": {}, "scale": 1.4}), _convert_="all"
+        OmegaConf.merge(config, {"features": FEATURES, "properties": {}, "scale": 1.4, "kept": True}), _convert_="all"
     )
     molecules = Molecules(torch.float32)
     assert count(network) < 4e5
@@ -72,7 +72,7 @@ def test_the_config_builds_a_small_network_that_starts_at_zero():
 
 def test_every_parameter_learns():
     network, molecules = randomised(lambda: small(depth=3), torch.float64), Molecules(torch.float64)
-    molecules.through(network).square().sum().backward()
+    molecules.through(network, cond={**molecules.cond, "keep": molecules.mask}).square().sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0, name

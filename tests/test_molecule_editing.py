@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from runs import TINY, compose, edit
 
 from core.editable import EditRequest
-from core.editing import Kept, Search
+from core.editing import Kept, Search, Told
 from core.errors import UserError
+from core.fit import fit
 from core.space import ZeroCentreOfMass
 from modalities.molecules.codec import Atoms
+from modalities.molecules.factored import Factored
 from modalities.molecules.modality import Molecules
 
 ELEMENTS = ["H", "C", "N", "O", "F"]
@@ -89,7 +94,25 @@ def test_a_known_formula_is_held_in_its_own_way_and_a_scaffold_is_not(file: Path
     asked = modality()
     known = Atoms(ELEMENTS).known(asked.known(EditRequest(file, 1, keep="heavy")))
     assert asked.holding(torch.nn.Identity(), known, known.cond["keep"]) is None
-    assert isinstance(asked.method(), Search)
+    assert isinstance(asked.method(Atoms(ELEMENTS), torch.nn.Identity()), Search)
+
+
+def test_a_network_that_has_learned_to_keep_atoms_is_told_them(file: Path) -> None:
+    network = Factored(5, width=8, depth=1, vectors=4, radial=4, kept=True)
+    assert modality().method(Atoms(ELEMENTS), network) == Told()
+
+
+def test_from_training_with_kept_parts_to_an_edit(file: Path, tmp_path: Path, cache: Path, no_plots: None) -> None:
+    """The trained network is told what stays, at one evaluation a step, and the kept atoms are those of the file."""
+    small = ["network.width=8", "network.depth=1", "network.vectors=4", "network.radial=4"]
+    run = fit(compose("train", *TINY, *small, "modality=molecules", "data.kept=0.9", f"out={tmp_path / 'run'}"))
+    done = edit(run, tmp_path / "edited", f"input={file}", "keep=atoms 0-1", "grow.atoms=3", "n=2", "steps=3")
+    assert json.loads((done / "manifest.json").read_text())["nfe"] == 3
+    with np.load(done / "samples.npz") as samples:
+        x = samples["x"]
+    methanol = modality().known(EditRequest(file, 2, keep="atoms 0-1", grow={"atoms": 3})).x.numpy()
+    np.testing.assert_allclose(x[:, :2], methanol[:, :2], atol=1e-6)
+    assert np.isfinite(x).all()
 
 
 @pytest.mark.parametrize(

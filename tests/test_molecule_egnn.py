@@ -27,19 +27,19 @@ from modalities.molecules.egnn import Egnn, Geometry, PairLinear, StepTime
 
 
 def default() -> Egnn:
-    return Egnn(FEATURES, PROPERTIES, width=32, depth=2)
+    return Egnn(FEATURES, PROPERTIES, width=32, depth=2, kept=True)
 
 
 def reference() -> Egnn:
     """E(3) diffusion's, smaller, and of ten steps."""
     settings = {"radial": 0, "norm": False, "reach": 15, "context": StepTime(10), "spare": 1}
-    return Egnn(FEATURES, {}, width=32, depth=3, **settings)
+    return Egnn(FEATURES, {}, width=32, depth=3, kept=True, **settings)
 
 
 def other() -> Egnn:
     """The other value of each option."""
     settings = {"scale": 1.4, "radial": 0, "attention": False, "reach": 8, "neighbours": 18}
-    return Egnn(FEATURES, PROPERTIES, width=32, depth=2, **settings)
+    return Egnn(FEATURES, PROPERTIES, width=32, depth=2, kept=True, **settings)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -11,7 +11,7 @@ from modalities.molecules.radial import FIRST, LAST
 
 
 def small() -> Factored:
-    return Factored(FEATURES, PROPERTIES, scale=1.4, width=16, depth=3, vectors=8, radial=6)
+    return Factored(FEATURES, PROPERTIES, scale=1.4, width=16, depth=3, vectors=8, radial=6, kept=True)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -18,8 +18,8 @@ Break = Callable[[Callable[..., Tensor], Tensor, Tensor, Tensor, dict[str, Tenso
 class Broken(nn.Module):
     def __init__(self, wrong: Break) -> None:
         super().__init__()
-        self.network = Factored(FEATURES, PROPERTIES, width=8, depth=2, vectors=4, radial=4)
-        self.wrong = wrong
+        self.network = Factored(FEATURES, PROPERTIES, width=8, depth=2, vectors=4, radial=4, kept=True)
+        self.wrong, self.kept = wrong, True
 
     def forward(self, x: Tensor, c_noise: Tensor, mask: Tensor, cond: dict[str, Tensor]) -> Tensor:
         return self.wrong(self.network, x, c_noise, mask, cond)
@@ -70,6 +70,10 @@ def never_drops(network, x, c_noise, mask, cond):
     return network(x, c_noise, mask, {name: value for name, value in cond.items() if name != "drop"})
 
 
+def hears_not_what_is_kept(network, x, c_noise, mask, cond):
+    return network(x, c_noise, mask, {name: value for name, value in cond.items() if name != "keep"})
+
+
 def hears_no_condition(network, x, c_noise, mask, cond):
     return network(x, c_noise, mask, {})
 
@@ -91,6 +95,8 @@ def hears_no_noise_level(network, x, c_noise, mask, cond):
         (laws.full_mask, counts_the_mask),
         (laws.smallest, divides_by_the_others),
         (laws.coincident_atoms, divides_by_distances),
+        (laws.kept_atoms, hears_not_what_is_kept),
+        (laws.kept_atoms, sees_the_order),
         (laws.dropped_conditions, never_drops),
         (laws.dropped_conditions, hears_no_condition),
         (laws.noise_level_and_elements, hears_no_noise_level),

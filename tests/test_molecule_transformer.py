@@ -31,7 +31,7 @@ BIASES = {"biased": {}, "plain": {"radial": 0}}
 
 def small(**options) -> MoleculeTransformer:
     sizes = {"width": 16, "depth": 2, "heads": 2, "waves": 3, "radial": 4}
-    return MoleculeTransformer(FEATURES, PROPERTIES, **{**sizes, **options})
+    return MoleculeTransformer(FEATURES, PROPERTIES, kept=True, **{**sizes, **options})
 
 
 def count(network: nn.Module) -> int:
@@ -47,7 +47,7 @@ def test_laws(law, bias, dtype):
 
 def test_the_config_builds_a_network_that_starts_at_zero():
     config = OmegaConf.load(Path(next(iter(configs.__path__))) / "network" / "transformer.yaml")
-    network = instantiate(OmegaConf.merge(config, {"features": FEATURES, "properties": {}, "scale": 1.4}))
+    network = instantiate(OmegaConf.merge(config, {"features": FEATURES, "properties": {}, "scale": 1.4, "kept": True}))
     assert count(network) < 3e6
     assert not Molecules(torch.float32).through(network).any()
 
@@ -55,7 +55,7 @@ def test_the_config_builds_a_network_that_starts_at_zero():
 @pytest.mark.parametrize("bias", BIASES)
 def test_every_parameter_learns(bias):
     network, molecules = randomised(lambda: small(**BIASES[bias]), torch.float64), Molecules(torch.float64)
-    molecules.through(network).square().sum().backward()
+    molecules.through(network, cond={**molecules.cond, "keep": molecules.mask}).square().sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0, name
@@ -63,7 +63,7 @@ def test_every_parameter_learns(bias):
 
 def test_at_first_the_output_alone_learns():
     network, molecules = small(), Molecules(torch.float32)
-    molecules.through(network).add(1).square().sum().backward()
+    molecules.through(network, cond={"keep": molecules.mask}).add(1).square().sum().backward()
     assert {name for name, p in network.named_parameters() if p.grad.any()} == {"out.weight", "out.bias"}
 
 

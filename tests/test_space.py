@@ -13,7 +13,7 @@ from core.prediction import Velocity
 from core.random import keys, normal
 from core.samplers import DDPM, AdamsBashforth, DPMSolverPP, Heun, UniPC, sample
 from core.schedules import Cosine
-from core.space import Euclidean, Space, ZeroCentreOfMass
+from core.space import Beside, Euclidean, Space, ZeroCentreOfMass
 from core.times import Uniform
 
 POINTS, COLUMNS = 5, 4
@@ -39,7 +39,8 @@ def matrix(project, mask: Tensor) -> Tensor:
 
 
 def test_every_space_is_tested():
-    assert {type(s) for s in SPACES.values()} == subclasses(Space)
+    """`Beside` is one of another space, and has a law of its own below."""
+    assert {type(s) for s in SPACES.values()} | {Beside} == subclasses(Space)
 
 
 @each_mask
@@ -62,6 +63,22 @@ def test_restrict_is_a_projector_inside_the_space(space, mask, keep):
     torch.testing.assert_close(P @ K, K)
     torch.testing.assert_close(K @ K, K)
     torch.testing.assert_close(K, K.T)
+
+
+@pytest.mark.parametrize("keep", KEEPS.values(), ids=KEEPS.keys())
+@each_mask
+@each_space
+def test_beside_what_is_kept_is_the_rest_of_the_space(space, mask, keep):
+    """P - K: an orthogonal projector of rank dim, in which nothing that is kept moves against itself."""
+    keep = torch.tensor(keep, dtype=torch.float64)[None, :, None]
+    free = space.beside(keep)
+    P, K, Q = (matrix(one.project, mask) for one in (space, space.restrict(keep), free))
+    torch.testing.assert_close(Q, P - K)
+    torch.testing.assert_close(Q @ Q, Q)
+    torch.testing.assert_close(K @ Q, torch.zeros_like(Q))
+    dim = free.dim(torch.zeros(1, POINTS, COLUMNS, dtype=torch.float64), mask)
+    assert float(dim) == pytest.approx(float(Q.trace()), abs=1e-12)
+    assert space.beside(None) is space
 
 
 @each_mask

@@ -5,6 +5,7 @@ from core.editing.latents import interpolate
 from core.editing.measurement import Kept, Measurement, Method, Operator
 from core.editing.replace import Replace
 from core.editing.search import Search
+from core.editing.told import Told
 from core.editing.verb import edit, from_level
 from core.editing.windows import Windows
 
@@ -17,6 +18,7 @@ __all__ = [
     "PiGDM",
     "Replace",
     "Search",
+    "Told",
     "Windows",
     "edit",
     "from_level",

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from core.batch import expand
 from core.denoiser import BaseDenoiser, Cond
-from core.editing.measurement import Measurement, Method, Y
-from core.guidance import Wrapper, with_slope
-from core.guidance.gradient import tilted
+from core.editing.measurement import Columns, Measurement, Method, Y, check_columns, of_columns
+from core.guidance import Wrapper, tilted, with_slope
 from core.reverse import Denoised
 from core.samplers.loop import Denoise, Noise, Sampler, State, Time, X
 
@@ -31,29 +30,27 @@ class PiGDM(Method):
     data_std: a number, or one for each column of the last axis, in diffusion coordinates.
     """
 
-    data_std: float | list[float] = 1.0
+    data_std: Columns = 1.0
 
     def __post_init__(self) -> None:
-        if not bool((torch.as_tensor(self.data_std) > 0).all()):
-            raise ValueError(f"data_std={self.data_std}: must be positive")
+        check_columns("data_std", self.data_std)
 
     def __call__(
         self, denoiser: BaseDenoiser, sampler: Sampler, measurement: Measurement
     ) -> tuple[BaseDenoiser, Sampler]:
-        return _PseudoinverseGuided(denoiser, measurement, torch.as_tensor(self.data_std)), sampler
+        return _PseudoinverseGuided(denoiser, measurement, self.data_std), sampler
 
 
 class _PseudoinverseGuided(Wrapper):
-    def __init__(self, denoiser: BaseDenoiser, measurement: Measurement, data_std: Tensor) -> None:
+    def __init__(self, denoiser: BaseDenoiser, measurement: Measurement, data_std: Columns) -> None:
         super().__init__(denoiser)
         self.measurement, self.data_std = measurement, data_std
 
     def forward(self, x_t: X, t: Float[Tensor, " b"], mask: Float[Tensor, "b *m"], cond: Cond) -> Denoised:
         noise_var = torch.exp(-expand(self.schedule.log_snr(t), x_t))  # kappa^2
-        data_var = self.data_std.to(x_t) ** 2
+        data_var = of_columns("data_std", self.data_std, x_t) ** 2
         r2 = data_var * noise_var / (data_var + noise_var)
-        image, transposed = self.measurement.adjoint(torch.zeros_like(x_t))
-        del image
+        transposed = self.measurement.adjoint(x_t)
 
         def covariance(y: Y) -> Y:
             """(A r^2 A^T + std^2 I) y, within the space."""
@@ -71,7 +68,11 @@ class _PseudoinverseGuided(Wrapper):
 
 
 def conjugate_gradients(matrix: Callable[[Y], Y], b: Y) -> Y:
-    """u with matrix(u) = b for a positive semidefinite matrix, each sample its own system; b in its image."""
+    """u with matrix(u) = b for a positive semidefinite matrix, each sample its own system; b in its image.
+
+    Hestenes & Stiefel 1952. It stops after `SOLVER_STEPS`, which of nearly singular matrices, such as of a wide blur
+    without noise, leaves out the directions that b hardly shows.
+    """
     u, r = torch.zeros_like(b), b
     p, rr = r, _dot(r, r)
     enough = SOLVED**2 * rr

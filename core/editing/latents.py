@@ -8,7 +8,7 @@ from torch import Tensor
 
 from core.batch import Batch, expand
 from core.denoiser import BaseDenoiser
-from core.samplers import DDIM, invert, sample
+from core.samplers import DDIM, Callback, invert, sample
 
 X = Float[Tensor, "b *s"]
 
@@ -30,11 +30,13 @@ def interpolate(
     times: Float[Tensor, " steps_plus_1"],
     *,
     refinements: int = 4,
+    callback: Callback | None = None,
 ) -> Float[Tensor, "n *s"]:
     """Samples between `first` and `second`, of one sample each: share 0 is the first, 1 the second.
 
     Both are inverted to their noise at times[0], mixed by `slerp`, and sampled with `DDIM()` over the decreasing
-    `times`, with the conditions of the nearer one. In diffusion coordinates; both have one shape and mask.
+    `times`, with the conditions of the nearer one. In diffusion coordinates; both have one shape and mask. callback:
+    told     of each step to the noise of both and back, see `sample`.
     """
     if len(first) != 1 or first.x.shape != second.x.shape or not torch.equal(first.mask, second.mask):
         shapes = f"{tuple(first.x.shape)} and {tuple(second.x.shape)}"
@@ -42,11 +44,10 @@ def interpolate(
     if not bool(((shares >= 0) & (shares <= 1)).all()):
         raise ValueError(f"shares must lie in [0, 1], got {shares.tolist()}")
     n, rising = len(shares), times.flip(0)
-    ends = [
-        invert(denoiser, one, rising, refinements=refinements).expand(n, *one.x.shape[1:]) for one in (first, second)
-    ]
-    start = slerp(ends[0], ends[1], shares.to(ends[0]))
+    noise = [invert(denoiser, one, rising, refinements=refinements, callback=callback) for one in (first, second)]
+    here, there = (x.expand(n, *x.shape[1:]) for x in noise)
+    start = slerp(here, there, shares.to(here))
     nearer = (shares >= 0.5).long().to(start.device)
     cond = {name: torch.cat([first.cond[name], second.cond[name]])[nearer] for name in first.cond}
     template = Batch(start, first.mask.expand(n, *first.mask.shape[1:]), cond)
-    return sample(denoiser, DDIM(), template, times, start=start)
+    return sample(denoiser, DDIM(), template, times, start=start, callback=callback)

@@ -14,12 +14,13 @@ from core.samplers.loop import Denoise, Noise, Sampler, State, Time, X
 class Replace(Method):
     """Lugmayr et al. 2022, algorithm 1, with any sampler: `resamplings` is U, the jump length is one step.
 
-    After a step to s the kept part becomes a draw of q(x_s | known), x_s + K (y_s - x_s). Once is not enough to make
-    the rest fit it: noise is added back up to t and the step taken again. Evaluations: `resamplings` times the
-    sampler's, but for the last step. A multistep sampler forgets its history at every step, since x has moved.
+    Replacing the kept part once after each step is not enough to make the rest fit it: noise is added back up to t and
+    the step taken again. Evaluations: `resamplings` times the sampler's, but for the last step. A multistep sampler
+    forgets its history at every step, since x has moved.
     """
 
     resamplings: int = 5
+    of_kept = True
 
     def __post_init__(self) -> None:
         if self.resamplings < 1:
@@ -28,8 +29,7 @@ class Replace(Method):
     def __call__(
         self, denoiser: BaseDenoiser, sampler: Sampler, measurement: Measurement
     ) -> tuple[BaseDenoiser, Sampler]:
-        if not isinstance(measurement, Kept):
-            raise ValueError("a measurement that is no part of the sample itself cannot be put in its place: use PiGDM")
+        assert isinstance(measurement, Kept)
         return denoiser, _Replacing(sampler, measurement, self.resamplings)
 
 
@@ -40,12 +40,9 @@ class _Replacing:
     resamplings: int
 
     def step(self, denoise: Denoise, x_t: X, t: Time, s: Time, state: State, noise: Noise) -> tuple[X, State]:
-        schedule, known = denoise.schedule, self.kept.known.x
         for left in reversed(range(self.resamplings if s > 0 else 1)):
-            x_s, _ = self.sampler.step(denoise, x_t, t, s, None, noise)
-            alpha_s, sigma_s = schedule(s)
-            x_s = self.kept.put(x_s, alpha_s * known + sigma_s * noise() if s > 0 else known)
+            x_s = self.kept.step(self.sampler, denoise, x_t, t, s, noise)
             if left:
-                q = q_x_t_given_x_s(schedule, x_s, s, t)
+                q = q_x_t_given_x_s(denoise.schedule, x_s, s, t)
                 x_t = q.mean + q.var.clamp(min=0).sqrt() * noise()
         return x_s, None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from core.batch import expand
 from core.denoiser import BaseDenoiser
-from core.editing.measurement import Kept, Measurement, Method
+from core.editing.measurement import Columns, Kept, Measurement, Method, check_columns, noised, of_columns
 from core.samplers.loop import Denoise, Noise, Sampler, State, Time, X
 
 PROBES = (0.15, 0.4)  # sigma / alpha at which a draft is judged
@@ -35,7 +35,8 @@ class Search(Method):
     lowest: float = 0.4
     settled: float = 0.15
     steps: int = 6
-    scale: float | list[float] = 1.0
+    scale: Columns = 1.0
+    of_kept = True
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.steps < 1:
@@ -44,14 +45,12 @@ class Search(Method):
             raise ValueError(
                 f"settled={self.settled}, lowest={self.lowest}, highest={self.highest}: must be positive and rise"
             )
-        if not bool((torch.as_tensor(self.scale) > 0).all()):
-            raise ValueError(f"scale={self.scale}: must be positive")
+        check_columns("scale", self.scale)
 
     def __call__(
         self, denoiser: BaseDenoiser, sampler: Sampler, measurement: Measurement
     ) -> tuple[BaseDenoiser, Sampler]:
-        if not isinstance(measurement, Kept):
-            raise ValueError("a measurement that is no part of the sample itself cannot be put in its place: use PiGDM")
+        assert isinstance(measurement, Kept)
         return denoiser, _Searching(sampler, measurement, self)
 
 
@@ -62,15 +61,10 @@ class _Searching:
     plan: Search
 
     def step(self, denoise: Denoise, x_t: X, t: Time, s: Time, state: State, noise: Noise) -> tuple[X, State]:
-        x_s = self._replaced(denoise, x_t, t, s, noise)
-        here = self._time(denoise, self.plan.settled)
-        if s <= here < t:
-            x_s = self._noised(denoise, self._searched(denoise, x_s, s, noise), s, noise)
+        x_s = self.kept.step(self.sampler, denoise, x_t, t, s, noise)
+        if s <= self._time(denoise, self.plan.settled) < t:
+            x_s = noised(denoise, self._searched(denoise, x_s, s, noise), s, noise)
         return x_s, None
-
-    def _replaced(self, denoise: Denoise, x_t: X, t: Time, s: Time, noise: Noise) -> X:
-        x_s, _ = self.sampler.step(denoise, x_t, t, s, None, noise)
-        return self.kept.put(x_s, self._noised(denoise, self.kept.known.x, s, noise))
 
     def _searched(self, denoise: Denoise, x_s: X, s: Time, noise: Noise) -> X:
         """The best draft of x_0."""
@@ -80,9 +74,9 @@ class _Searching:
         for number in range(self.plan.rounds):
             share = number / self.plan.rounds
             grid = self._down_from(denoise, (1 - share) * self.plan.highest + share * self.plan.lowest)
-            x = self._noised(denoise, best, grid[0], noise)
+            x = noised(denoise, best, grid[0], noise)
             for t, r in pairwise(grid):
-                x = self._replaced(denoise, x, t, r, noise)
+                x = self.kept.step(self.sampler, denoise, x, t, r, noise)
             draft = self._draft(denoise, x, grid[-1])
             found = self._error(denoise, draft, probes)
             better = found < error
@@ -95,19 +89,14 @@ class _Searching:
 
     def _error(self, denoise: Denoise, draft: X, probes: list[X]) -> Float[Tensor, " b"]:
         """Of denoising the draft, over its real elements."""
-        mask = denoise.batch.mask.expand_as(draft)
+        mask, scale = denoise.batch.mask.expand_as(draft), of_columns("scale", self.plan.scale, draft)
         total = torch.zeros(len(draft), dtype=draft.dtype, device=draft.device)
         for sigma, z in zip(PROBES, probes, strict=True):
             t = self._time(denoise, sigma)
             alpha_t, sigma_t = denoise.schedule(t)
             off = denoise(alpha_t * draft + sigma_t * z, t).x0 - draft
-            scaled = off / (torch.as_tensor(self.plan.scale).to(draft) * sigma)
-            total = total + (scaled**2 * mask).flatten(1).sum(1) / mask.flatten(1).sum(1)
+            total = total + ((off / (scale * sigma)) ** 2 * mask).flatten(1).sum(1) / mask.flatten(1).sum(1)
         return total
-
-    def _noised(self, denoise: Denoise, x0: X, t: Time, noise: Noise) -> X:
-        alpha_t, sigma_t = denoise.schedule(t)
-        return alpha_t * x0 + sigma_t * noise() if t > 0 else x0
 
     def _down_from(self, denoise: Denoise, sigma: float) -> list[Time]:
         """Times at equal steps of log sigma, from `sigma` to `settled`."""

@@ -54,7 +54,10 @@ def edit(
         eps = NoiseSource(denoiser, known, numbers, seed)(random.Stream.PRIOR, 0)
         start = denoiser.q_sample(known, times[0], eps)
     if follow is not None:
-        denoiser, sampler = (method or (PiGDM() if kept is None else Replace()))(denoiser, sampler, follow)
+        method = method or (PiGDM() if kept is None else Replace())
+        if method.of_kept and kept is None:
+            raise ValueError(f"{type(method).__name__} needs parts that stay: follow a measurement by PiGDM or DPS")
+        denoiser, sampler = method(denoiser, sampler, follow)
     x = sample(denoiser, sampler, known, times, seed=seed, indices=indices, start=start, callback=callback)
     return x if kept is None else kept.put(x, known.x)
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from core.batch import expand
+from core.batch import NO_CONDITIONS, expand
 from core.denoiser import BaseDenoiser, Cond
 from core.guidance.wrapper import Wrapper
 from core.reverse import Denoised
@@ -30,7 +30,7 @@ class ClassifierFree(Wrapper):
         self.scale, self.negative = scale, dict(negative or {})
 
     def forward(self, x_t: X, t: Float[Tensor, " b"], mask: Float[Tensor, "b *m"], cond: Cond) -> Denoised:
-        if self.scale == 1 or not (cond or self.negative):
+        if self.scale == 1 or not (cond.keys() - NO_CONDITIONS or self.negative):
             return self.denoiser(x_t, t, mask, cond)
         c, u = self._conditions(cond, len(x_t), x_t.device)
         twice = {name: torch.cat([c[name], u[name]]) for name in c}
@@ -44,9 +44,9 @@ class ClassifierFree(Wrapper):
         none = torch.zeros(n, dtype=torch.bool, device=device)
         if not self.negative:
             return {**cond, "drop": cond.get("drop", none)}, {**cond, "drop": ~none}
-        if not cond:
+        if not cond.keys() - NO_CONDITIONS:
             other = {name: torch.full((n,), value, device=device) for name, value in self.negative.items()}
-            return {**other, "drop": ~none}, {**other, "drop": none}
+            return {**cond, **other, "drop": ~none}, {**cond, **other, "drop": none}
         if unknown := sorted(self.negative.keys() - cond.keys()):
             raise ValueError(f"negative conditions {', '.join(unknown)}: these samples have {', '.join(sorted(cond))}")
         other = {name: torch.full_like(cond[name], value) for name, value in self.negative.items()}

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from core.batch import Batch
 from core.errors import UserError
@@ -84,12 +86,9 @@ def read(folder: Path, elements: Sequence[str]) -> Batch:
     shared = [name for name in names if all(name in record.properties for record in found)]
     largest = max(len(record.numbers) for record in found)
     x, mask = torch.zeros(len(found), largest, 3 + len(elements)), torch.zeros(len(found), largest, 1)
-    kinds = torch.tensor(atomic_numbers(elements))
     for row, record in enumerate(found):
         n = len(record.numbers)
-        mask[row, :n] = 1
-        x[row, :n, :3] = torch.from_numpy(record.positions)
-        x[row, :n, 3:] = (torch.from_numpy(record.numbers)[:, None] == kinds).float()
+        mask[row, :n], x[row, :n] = 1, atoms_of(record, elements)
     return Batch(x, mask, {name: torch.tensor([record.properties[name] for record in found]) for name in shared})
 
 
@@ -99,10 +98,22 @@ def records(file: Path, elements: Sequence[str]) -> list[Record]:
     for _, (place, record) in entries([file], READERS[file.suffix.lower()], pulse=False):
         if not isinstance(record, Record):
             raise UserError(f"{file}, {place}: {record}")
-        if other := set(record.numbers.tolist()) - set(atomic_numbers(elements)):
-            symbol = symbol_of(min(other))
-            raise UserError(f"{file}, {place}: element {symbol}, which is none of this model's: {', '.join(elements)}")
+        check_elements(record, elements, f"{file}, {place}")
         found.append(record)
     if not found:
         raise UserError(f"{file} is empty: it must hold a molecule at least")
     return found
+
+
+def check_elements(record: Record, elements: Sequence[str], where: str) -> None:
+    """UserError for a molecule with others than these."""
+    if other := set(record.numbers.tolist()) - set(atomic_numbers(elements)):
+        symbol = symbol_of(min(other))
+        raise UserError(f"{where}: element {symbol}, which is none of this model's: {', '.join(elements)}")
+
+
+def atoms_of(record: Record, elements: Sequence[str]) -> Float[Tensor, "n columns"]:
+    """Positions in angstrom and one-hot elements: the rows of a decoded sample."""
+    kinds = torch.tensor(atomic_numbers(elements))
+    one_hot = (torch.from_numpy(record.numbers)[:, None] == kinds).float()
+    return torch.cat([torch.from_numpy(record.positions).float(), one_hot], dim=1)

@@ -35,6 +35,11 @@ class Atoms(Codec):
         self.elements, self.scale, self.charges = check(elements), scale, charges
         self.charge = CHARGE_SCALE * torch.tensor(atomic_numbers(self.elements), dtype=torch.float32)
 
+    @property
+    def scales(self) -> list[float]:
+        """Of each column: an angstrom, an element's one, a tenth of an atomic number."""
+        return [1.0] * POSITIONS + [self.scale] * len(self.elements) + [CHARGE_SCALE] * self.charges
+
     def facts(self, data: Mapping[str, object]) -> Mapping[str, object]:
         """`features`: columns after the positions. `sigma_data`: each column's standard deviation, as if all elements
         were as frequent. `factors`: of each column in the loss. data: has `scale`, of positions.

@@ -26,7 +26,7 @@ class Composed(Wrapper):
     (Song et al. 2023, pseudoinverse guidance): x_0 + sigma^2 / alpha grad log N(counts; sum of the network's x_0, r^2),
     through the network, which moves the positions too. r^2 is what the sum is unsure by: n SPREAD^2 at high noise.
 
-    Keeping the elements of chosen atoms instead, with noise of their own (`core.editing.Known`), does not work: at the
+    Keeping the elements of chosen atoms instead, with noise of their own (`core.editing.Replace`), fails: at the
     levels at which bonds are laid an element cannot be seen at its scale of a quarter, so the molecule is built for
     others.
 

@@ -1,4 +1,4 @@
-"""What every atom is told of its molecule as a whole: the noise level, the size, and wanted properties."""
+"""What every atom is told: the noise level, its molecule's size and wanted properties, and whether it is known."""
 
 from __future__ import annotations
 
@@ -19,6 +19,18 @@ USUAL_SIZE = 29  # atoms: what the size is told in units of, the largest of QM9
 def sizes(mask: Float[Tensor, "b n 1"]) -> Float[Tensor, " b"]:
     """The number of atoms of each molecule."""
     return mask[..., 0].sum(1)
+
+
+class Staying(nn.Module):
+    """What each atom is told of itself: whether it is one of those that are known. It begins without effect."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width))
+
+    def forward(self, h: Float[Tensor, "b n width"], cond: Cond) -> Float[Tensor, "b n width"]:
+        keep = cond.get("keep")
+        return h if keep is None else h + keep[..., :1].to(h) * self.weight
 
 
 class Context(nn.Module):

@@ -21,6 +21,7 @@ from core.errors import UserError
 from core.folders import describe_skipped
 from core.splits import SPLITS
 from modalities.molecules.elements import check
+from modalities.molecules.fragments import fragments
 
 HALVES = ("first", "second")
 
@@ -68,9 +69,12 @@ class MoleculeData:
     half:       "first" or "second": a random half of the training molecules alone, so that a generator and a judge of
                 properties have seen different ones; None for all.
     rotate:     whether training turns each molecule at random, for networks that are not equivariant.
+    kept:       the share of training molecules of which a part stays without noise, so that the network learns to draw
+                the rest of a known part: `cond["keep"]`, see `fragments`.
 
     facts: `elements` (symbols), `sizes` (how many training molecules have n atoms, by n), `scale` (the standard
-           deviation of centred positions, angstrom), `properties` (mean and deviation of each condition in training).
+           deviation of centred positions, angstrom), `properties` (mean and deviation of each condition in training),
+           `kept` (whether parts of training molecules are).
     """
 
     def __init__(
@@ -80,10 +84,13 @@ class MoleculeData:
         properties: Sequence[str] = (),
         half: str | None = None,
         rotate: bool = False,
+        kept: float = 0.0,
     ) -> None:
+        if not 0 <= kept <= 1:
+            raise UserError(f"data.kept={kept}: must lie in [0, 1]")
         if half is not None and half not in HALVES:
             raise UserError(f"data.half={half}: must be first, second or null")
-        self.name, self.rotate = name, rotate
+        self.name, self.rotate, self.kept = name, rotate, kept
         self.classes: list[str] = []
         about = json.loads((cache / "about.json").read_text())
         self.elements, self.skipped = check(about["elements"]), about["skipped"]
@@ -112,14 +119,20 @@ class MoleculeData:
             "scale": about["spread"],
             "sizes": dict(zip(found.tolist(), counts.tolist(), strict=True)),
             "properties": {key: [float(v.mean()), float(v.std())] for key, v in self.train.cond.items()},
+            "kept": kept > 0,
         }
 
     def augment(self, batch: Batch, u: Float[Tensor, "b 8"]) -> Batch:
-        """Each molecule turned by a rotation drawn uniformly from all, if `rotate`."""
-        if not self.rotate:
-            return batch
-        turned = batch.x[..., :3] @ rotations(u[:, :3]).to(batch.x)
-        return batch.with_x(torch.cat([turned, batch.x[..., 3:]], dim=-1))
+        """Each molecule turned by a rotation drawn uniformly from all, if `rotate`; a part marked in a share `kept`."""
+        if self.rotate:
+            turned = batch.x[..., :3] @ rotations(u[:, :3]).to(batch.x)
+            batch = batch.with_x(torch.cat([turned, batch.x[..., 3:]], dim=-1))
+        if self.kept:
+            hydrogen = [3 + self.elements.index("H")] if "H" in self.elements else []
+            heavy = batch.mask - batch.x[..., hydrogen].sum(-1, keepdim=True)
+            keep = fragments(batch.x[..., :3], heavy, batch.mask, u[:, 3:7]) * (u[:, 7] < self.kept)[:, None, None]
+            batch = Batch(batch.x, batch.mask, {**batch.cond, "keep": keep})
+        return batch
 
     def describe(self) -> str:
         """One line for the start-up summary."""

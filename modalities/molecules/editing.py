@@ -7,24 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from core import random
 from core.batch import Batch
 from core.editable import EditRequest
 from core.errors import UserError, reason_of
 from core.modality import each
-from modalities.molecules.elements import atomic_numbers
+from modalities.molecules.artefacts import READERS, atoms_of, check_elements, records
 from modalities.molecules.reading import Record
 
+Usual = Callable[[int, int], Tensor]  # (n, least) -> (n,) sizes
 WORDS = "atoms and their numbers from 0, such as atoms 0-5,8; heavy; or smarts and a pattern, such as smarts c1ccccc1"
 
 
 def read(path: Path, elements: Sequence[str]) -> Record:
     """The first molecule of an SDF, XYZ or SMILES file, hydrogens as the file has them (SMILES: all of them)."""
-    from modalities.molecules.artefacts import READERS, records
-
     if not path.is_file():
         raise UserError(f"{path} is no file")
     suffix = path.suffix.lower()
@@ -38,21 +35,21 @@ def read(path: Path, elements: Sequence[str]) -> Record:
         entry = next(iter(embed_all(read_list(file))), None)
     if entry is None or not isinstance(entry[1], Record):
         raise UserError(f"{path}: {entry[1] if entry else 'is empty: it must hold a molecule'}")
-    if other := set(entry[1].numbers.tolist()) - set(atomic_numbers(elements)):
-        raise UserError(f"{path}: element {min(other)} is none of this model's: {', '.join(elements)}")
+    check_elements(entry[1], elements, str(path))
     return entry[1]
 
 
 def known(
     request: EditRequest,
     elements: Sequence[str],
-    sizes: Mapping[int, int],
+    usual: Usual,
     size_of: Callable[[object], int],
     properties: Mapping[str, Tensor],
 ) -> Batch:
     """The file n times, in data units: as it is, or its kept atoms first and then those that are to be drawn.
 
-    sizes: how many training molecules have n atoms, for grow.atoms=auto. size_of: refuses sizes that training had not.
+    usual: n sizes like those of training molecules, from a least one on, for grow.atoms=auto. size_of: refuses sizes
+    that training had not.
     """
     record = read(request.input, elements)
     if request.mask is not None:
@@ -64,12 +61,12 @@ def known(
     if grown is None:
         rows, counts = list(range(total)), [total] * request.n
     else:
-        rows, counts = keep, _grown(grown, request.n, len(keep), sizes)
+        rows, counts = keep, _grown(grown, request.n, len(keep), usual)
     if request.keep is not None and grown is None and len(keep) == total:
         raise UserError(f"keep={request.keep}: all {total} atoms stay: there is nothing to draw")
     counts = [size_of(count) for count in counts]
     x = torch.zeros(request.n, max(counts), 3 + len(elements))
-    x[:, : len(rows)] = _atoms(record, elements)[rows]
+    x[:, : len(rows)] = atoms_of(record, elements)[rows]
     mask = (torch.arange(max(counts)) < torch.tensor(counts)[:, None]).float()[..., None]
     cond = dict(properties)
     if request.keep is not None or grown is not None:
@@ -123,28 +120,15 @@ def _matching(smarts: str, record: Record) -> list[int]:
     return sorted(match)
 
 
-def _grown(wanted: object, n: int, kept: int, sizes: Mapping[int, int]) -> list[int]:
-    """How many atoms each sample has: the kept ones and so many more; auto: sizes that training molecules have."""
+def _grown(wanted: object, n: int, kept: int, usual: Usual) -> list[int]:
+    """How many atoms each sample has: the kept ones and so many more; auto: sizes as training molecules have."""
     if wanted == "auto":
-        larger = {size: count for size, count in sizes.items() if size > kept}
-        if not larger:
-            raise UserError(f"grow.atoms=auto: training had no molecules of more than the {kept} atoms that stay")
-        counts = torch.tensor(list(larger.values()), dtype=torch.float64)
-        u = random.uniform(random.keys(0, random.Stream.KNOWN, torch.arange(n)), (), torch.float64)
-        places = torch.searchsorted(counts.cumsum(0) / counts.sum(), u)
-        return torch.tensor(list(larger))[places.clamp(max=len(counts) - 1)].sort().values.tolist()
+        return usual(n, kept + 1).tolist()
     more = each("grow.atoms", wanted, n)
     for one in more:
         if isinstance(one, bool) or not isinstance(one, int) or one < 1:
             raise UserError(f"grow.atoms={one}: must be a whole number of at least 1, a list of them, or auto")
     return [kept + one for one in more if isinstance(one, int)]
-
-
-def _atoms(record: Record, elements: Sequence[str]) -> Float[Tensor, "n columns"]:
-    """Positions in angstrom and one-hot elements."""
-    kinds = torch.tensor(atomic_numbers(elements))
-    one_hot = (torch.from_numpy(record.numbers)[:, None] == kinds).float()
-    return torch.cat([torch.from_numpy(record.positions).float(), one_hot], dim=1)
 
 
 def finished(edited: Batch, known: Batch) -> Batch:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from core.denoiser import Cond
-from modalities.molecules.context import Context
+from modalities.molecules.context import Context, Staying
 from modalities.molecules.inputs import atoms
 from modalities.molecules.radial import distances, gaussians
 
@@ -123,6 +123,7 @@ class Egnn(nn.Module):
     reach:         how far another atom can move an atom in all layers together, in angstrom; None for any distance
     neighbours:    sums over the other atoms are divided by this number
     context:       what each atom is told of the whole: a module with a `width`, called as `Context` is, the default
+    kept:          whether atoms are told that they stay (`cond["keep"]`)
     spare:         columns of the last layer that nothing reads: the reference network has one, for its time column
     """
 
@@ -141,6 +142,7 @@ class Egnn(nn.Module):
         neighbours: float = 1.0,
         context: nn.Module | None = None,
         spare: int = 0,
+        kept: bool = False,
     ) -> None:
         super().__init__()
         if depth < 1 or radial < 0 or radial == 1:
@@ -152,6 +154,7 @@ class Egnn(nn.Module):
         self.features, self.scale, self.radial, self.neighbours = features, scale, radial, neighbours
         self.context = context or Context(properties)
         self.embed = nn.Linear(features + self.context.width, width)
+        self.kept, self.staying = kept, Staying(width) if kept else None
         step = None if reach is None else reach / depth
         self.layers = nn.ModuleList(Layer(width, radial or 2, attention, step, norm) for _ in range(depth))
         self.norm = nn.LayerNorm(width) if norm else nn.Identity()
@@ -167,6 +170,7 @@ class Egnn(nn.Module):
         start, features, mask = atoms(x, mask, self.features, self.scale)
         told = self.context(c_noise, mask, cond).to(x.dtype)[:, None].expand(-1, x.shape[1], -1)
         h, positions = self.embed(torch.cat([features, told], -1)), start
+        h = self.staying(h, cond) if self.staying else h
         others = 1 - torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         weight = mask * mask.mT * others / self.neighbours
         initial = None if self.radial else Geometry(start, 0).features

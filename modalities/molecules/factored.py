@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from core.denoiser import Cond
-from modalities.molecules.context import Context
+from modalities.molecules.context import Context, Staying
 from modalities.molecules.inputs import atoms
 from modalities.molecules.radial import centres, distances, gaussians
 
@@ -100,7 +100,8 @@ class Factored(nn.Module):
 
     features: number of feature columns. properties: see `Context`. scale: angstrom per unit of x's positions.
     width, vectors: scalar and vector channels of an atom. radial: radial functions; scalar_channels, vector_channels:
-    what each of them carries. Each layer moves the positions, and the next one sees the molecule as it is then.
+    what each of them carries. kept: whether atoms are told that they stay (`cond["keep"]`). Each layer moves the
+    positions, and the next one sees the molecule as it is then.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class Factored(nn.Module):
         radial: int = 24,
         scalar_channels: int = 4,
         vector_channels: int = 4,
+        kept: bool = False,
     ) -> None:
         super().__init__()
         if depth < 1 or radial < 2 or not scale > 0:
@@ -121,6 +123,7 @@ class Factored(nn.Module):
         self.features, self.scale, self.radial, self.vectors = features, scale, radial, vectors
         self.context = Context(properties)
         self.embed = nn.Linear(features + self.context.width, width)
+        self.kept, self.staying = kept, Staying(width) if kept else None
         self.layers = nn.ModuleList(
             Layer(width, vectors, radial, scalar_channels, vector_channels) for _ in range(depth)
         )
@@ -138,6 +141,7 @@ class Factored(nn.Module):
         start, features, mask = atoms(x, mask, self.features, self.scale)
         context = self.context(c_noise, mask, cond).to(x)
         h = self.embed(torch.cat([features, context[:, None].expand(-1, x.shape[1], -1)], dim=-1))
+        h = self.staying(h, cond) if self.staying else h
         v = h.new_zeros(*h.shape[:2], 3, self.vectors)
         steps = self.scale * F.pad(self.refine(context), (0, 1))  # after the last layer there is none
         positions, moved = start, torch.zeros_like(start)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from core.batch import NO_CONDITIONS
 from core.cache import building, cache_dir
 from core.cli import say
 from core.errors import UserError, reason_of
@@ -28,7 +29,7 @@ from modalities.molecules.embedding import embed_all, read_list, read_table
 from modalities.molecules.reading import Entry, Record, Unwanted, read_sdf, read_xyz, too_large
 
 CACHE_VERSION = 2  # a new one whenever the reading, the split or the layout changes
-RESERVED = {"drop", "keep", "n_atoms", "formula"}  # conditions that are no properties
+RESERVED = NO_CONDITIONS | {"n_atoms", "formula"}  # conditions that are no properties
 
 Reader = Callable[[Iterable[str]], Iterator[Entry]]
 
@@ -78,7 +79,7 @@ class MoleculeFiles(MoleculeData):
     max_atoms:   records with more atoms are left out.
     val, test:   the shares of the two held-out splits of records, stratified by the number of atoms.
     strict:      refuse the data if a record cannot be used. Otherwise such records are named, counted and skipped.
-    half, rotate: see `MoleculeData`.
+    half, rotate, kept: see `MoleculeData`.
 
     No use are records that are damaged, without 3D coordinates, charged (the atoms' charges may cancel), with dummy
     atoms, or without one of the properties. Records are split one by one: of several conformers (or copies) of one
@@ -104,6 +105,7 @@ class MoleculeFiles(MoleculeData):
         strict: bool = False,
         half: str | None = None,
         rotate: bool = False,
+        kept: float = 0.0,
     ) -> None:
         check_shares(val, test)
         wanted = Wanted(tuple(properties), None if elements is None else tuple(elements), max_atoms)
@@ -118,7 +120,7 @@ class MoleculeFiles(MoleculeData):
                 sizes = np.array([len(record.numbers) for record in records], dtype=np.int64)
                 rows = stratified_split(sizes, {"val": val, "test": test}, split_seed)
                 store(folder, records, wanted.elements, wanted.properties, rows, skipped)
-        super().__init__(root.name, cache, properties, half, rotate)
+        super().__init__(root.name, cache, properties, half, rotate, kept)
         report_skipped(self.skipped, strict, "records")
         if not self.facts["scale"]:
             raise UserError(f"{root} has no shapes to learn: single atoms alone, or positions in no angstrom")

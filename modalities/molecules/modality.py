@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from core import random
 from core.batch import Batch
 from core.editable import EditRequest
-from core.editing import Search
+from core.editing import Method, Search, Told
 from core.errors import UserError
 from core.metrics import Headline
 from core.modality import GRID, Modality, each
 from modalities.molecules import artefacts, drawing, editing, metrics, page
-from modalities.molecules.codec import ELEMENT_SCALE
+from modalities.molecules.codec import Atoms
 from modalities.molecules.elements import check
 from modalities.molecules.formula import parse
 from modalities.molecules.molecule import molecules
@@ -88,13 +88,16 @@ class Molecules(Modality):
             raise UserError(f"n_atoms={value}: must be a whole number from {smallest} to {largest}, as in training")
         return value
 
-    def _usual_sizes(self, n: int) -> Int64[Tensor, " n"]:
-        if not self.sizes:
-            raise UserError("this modality knows no sizes: they come from the training data")
-        counts = torch.tensor(list(self.sizes.values()), dtype=torch.float64)
+    def _usual_sizes(self, n: int, least: int = 0) -> Int64[Tensor, " n"]:
+        """Quantiles of the training molecules' sizes, of those of at least so many atoms."""
+        sizes = {size: count for size, count in self.sizes.items() if size >= least}
+        if not sizes:
+            large = f" of {least} or more atoms" if self.sizes else ""
+            raise UserError(f"this modality knows no sizes{large}: they come from the training data")
+        counts = torch.tensor(list(sizes.values()), dtype=torch.float64)
         quantiles = (torch.arange(n, dtype=torch.float64) + 0.5) / n
         places = torch.searchsorted(counts.cumsum(0) / counts.sum(), quantiles)
-        return torch.tensor(list(self.sizes))[places.clamp(max=len(counts) - 1)]
+        return torch.tensor(list(sizes))[places.clamp(max=len(counts) - 1)]
 
     def _of_formulas(self, formulas: Sequence[str], properties: Mapping[str, Tensor]) -> Batch:
         atoms = {text: parse(text, self.elements) for text in set(formulas)}
@@ -119,11 +122,11 @@ class Molecules(Modality):
         if unknown := {"formula", "n_atoms"} & set(request.cond):
             raise UserError(f"cond.{min(unknown)}: the atoms of an edit are those of the file and grow.atoms")
         properties = {name: self._values(name, value, request.n) for name, value in request.cond.items()}
-        return editing.known(request, self.elements, self.sizes, self._size, properties)
+        return editing.known(request, self.elements, self._usual_sizes, self._size, properties)
 
-    def method(self) -> Search:
+    def method(self, codec: Atoms, network: nn.Module) -> Method:
         """Measured on scaffolds: see docs/editing.md."""
-        return Search(scale=[1.0] * 3 + [ELEMENT_SCALE] * len(self.elements))
+        return Told() if getattr(network, "kept", False) else Search(scale=codec.scales)
 
     def finished(self, edited: Batch, known: Batch) -> Batch:
         return editing.finished(edited, known)

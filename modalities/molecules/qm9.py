@@ -46,17 +46,19 @@ class Qm9(MoleculeData):
     Properties: mu (debye), alpha (bohr^3), r2 (bohr^2), cv (cal/mol/K), and in electronvolts homo, lumo, gap, zpve,
     u0, u298, h298, g298. The split is the field's: 100,000 for training, 17,748 for validation, 13,083 for testing.
 
-    properties, half, rotate: see `MoleculeData`. Raises UserError if `qm9pack` is missing or holds other tables.
+    properties, half, rotate, kept: see `MoleculeData`. Raises UserError if `qm9pack` is missing or holds other tables.
     """
 
-    def __init__(self, properties: Sequence[str] = (), half: str | None = None, rotate: bool = False) -> None:
+    def __init__(
+        self, properties: Sequence[str] = (), half: str | None = None, rotate: bool = False, kept: float = 0.0
+    ) -> None:
         cache = cache_dir("qm9") / CACHE_VERSION
         if not cache.exists():
             tables = installed_tables()
             say("reading the 130,831 molecules of QM9, once: some 10 seconds")
             with building(cache) as folder:
                 parse(tables, folder)
-        super().__init__("qm9", cache, properties, half, rotate)
+        super().__init__("qm9", cache, properties, half, rotate, kept)
 
 
 def installed_tables() -> list[Path]:

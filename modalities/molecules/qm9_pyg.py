@@ -49,7 +49,7 @@ class Qm9Pyg(MoleculeData):
     atomisation u0_atom, u298_atom, h298_atom, g298_atom (eV), and rotation_a, rotation_b, rotation_c (GHz).
 
     path: the folder of PyTorch Geometric's set, whose subfolder `raw` holds its files or gets them; None: in the cache.
-    properties, half, rotate: see `MoleculeData`.
+    properties, half, rotate, kept: see `MoleculeData`.
 
     Raises UserError if the files cannot be had, or are other ones.
     """
@@ -60,6 +60,7 @@ class Qm9Pyg(MoleculeData):
         properties: Sequence[str] = (),
         half: str | None = None,
         rotate: bool = False,
+        kept: float = 0.0,
     ) -> None:
         home = cache_dir("qm9_pyg")
         root = home if path is None else Path(path).expanduser().resolve()
@@ -73,7 +74,7 @@ class Qm9Pyg(MoleculeData):
             say(f"reading the molecules of {files[0]}, once: less than a minute")
             with building(cache) as folder:
                 parse(*files, folder)
-        super().__init__("qm9_pyg", cache, properties, half, rotate)
+        super().__init__("qm9_pyg", cache, properties, half, rotate, kept)
 
 
 def download(raw: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from core.denoiser import Cond
 from core.layers.init import zero
-from modalities.molecules.context import Context
+from modalities.molecules.context import Context, Staying
 from modalities.molecules.inputs import atoms
 from modalities.molecules.neighbours import Neighbours, find
 from modalities.molecules.radial import distances, gaussians
@@ -91,6 +91,7 @@ class TensorProductNetwork(nn.Module):
     products:   channels of the products in each layer
     cutoff:     edges within this radius, in angstrom; None: at any distance
     neighbours: edges from this many nearest atoms; None: from all. Where the list ends, an edge's weight falls to 0.
+    kept:       whether atoms are told that they stay (`cond["keep"]`)
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class TensorProductNetwork(nn.Module):
         products: int = 8,
         cutoff: float | None = None,
         neighbours: int | None = None,
+        kept: bool = False,
     ) -> None:
         super().__init__()
         inner, outer = (o3.Irreps(written).sort().irreps.simplify() for written in (irreps, sent))
@@ -122,6 +124,7 @@ class TensorProductNetwork(nn.Module):
         self.context = Context(properties)
         width = inner.count("0e")
         self.embed = nn.Linear(features + self.context.width, width)
+        self.kept, self.staying = kept, Staying(width) if kept else None
         # at first atoms have scalars alone, and of the last layer nothing is read but scalars and vectors
         scalars, vectors = o3.Irreps([(width, "0e")]), o3.Irreps([(inner.count("1o"), "1o")])
         before, after = [scalars] + [inner] * (depth - 1), [inner] * (depth - 1) + [scalars + vectors]
@@ -138,18 +141,18 @@ class TensorProductNetwork(nn.Module):
         dense, features, mask = atoms(x, mask, self.features, self.scale)
         real = mask[..., 0] > 0
         told = self.context(c_noise, mask, cond).to(x.dtype)[:, None].expand(-1, x.shape[1], -1)
-        velocity, changes = self._atoms(
-            torch.cat([features, told], -1)[real], dense[real], find(dense, real, self.cutoff, self.neighbours)
-        )
+        h = self.embed(torch.cat([features, told], -1))
+        h = self.staying(h, cond) if self.staying else h
+        velocity, changes = self._atoms(h[real], dense[real], find(dense, real, self.cutoff, self.neighbours))
         out = torch.zeros_like(x)
         out[real] = torch.cat([velocity, changes], -1).to(out.dtype)
         return out
 
     def _atoms(
-        self, known: Float[Tensor, "n known"], positions: Float[Tensor, "n 3"], neighbours: Neighbours
+        self, scalars: Float[Tensor, "n width"], positions: Float[Tensor, "n 3"], neighbours: Neighbours
     ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n features"]]:
         """What comes out for the real atoms of all molecules: one graph without edges between molecules."""
-        h = {"0e": self.embed(known)[:, None]}
+        h = {"0e": scalars[:, None]}
         velocity = torch.zeros_like(positions)
         geometry = Geometry(neighbours, positions, self.radial, self.lmax)
         for layer in self.layers:

@@ -15,7 +15,7 @@ from core.denoiser import Cond
 from core.layers.attention import SelfAttention
 from core.layers.embedding import frequencies
 from core.layers.init import glorot, zero
-from modalities.molecules.context import Context
+from modalities.molecules.context import Context, Staying
 from modalities.molecules.inputs import atoms
 from modalities.molecules.radial import distances, gaussians
 
@@ -74,6 +74,7 @@ class MoleculeTransformer(nn.Module):
     width, depth, heads, mlp_ratio: of the transformer; `heads` must divide `width`
     waves:       sinusoids of each coordinate, wavelengths from 16 to 1 angstrom, beside the coordinate itself
     radial:      radial functions of the distances that bias each head's attention, see `gaussians`; 0: no bias
+    kept:        whether atoms are told that they stay (`cond["keep"]`)
     """
 
     waves: Tensor
@@ -90,6 +91,7 @@ class MoleculeTransformer(nn.Module):
         mlp_ratio: float = 2.5,
         waves: int = 8,
         radial: int = 16,
+        kept: bool = False,
     ) -> None:
         super().__init__()
         if not scale > 0:
@@ -103,6 +105,7 @@ class MoleculeTransformer(nn.Module):
             "waves", frequencies(waves, 2 * math.pi / SHORTEST, 2 * math.pi / LONGEST), persistent=False
         )
         self.embed = nn.Linear(3 * (1 + 2 * waves) + features, width)
+        self.kept, self.staying = kept, Staying(width) if kept else None
         self.bias = nn.Linear(radial, depth * heads, bias=False) if radial else None
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, width) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
@@ -117,6 +120,7 @@ class MoleculeTransformer(nn.Module):
         positions, features, mask = atoms(x, mask, self.features, self.scale)
         told = self.told(self.context(c_noise, mask, cond).to(x.dtype))
         tokens = self.embed(torch.cat([positions, self._waves(positions), features], -1))
+        tokens = self.staying(tokens, cond) if self.staying else tokens
         for block, bias in zip(self.blocks, self._biases(positions), strict=True):
             tokens = block(tokens, told, real, bias)
         shift, scale = self.modulation(told)[:, None].chunk(2, -1)
