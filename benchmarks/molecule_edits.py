@@ -1,4 +1,4 @@
-"""python -m benchmarks.molecule_edits [n=100] [methods=none,search]: completions of scaffolds of held-out molecules.
+"""python -m benchmarks.molecule_edits [n=100] [methods=none,told]: completions of scaffolds of held-out molecules.
 
 Of each held-out molecule a connected scaffold of 5 to 8 atoms stays, and as many atoms as the molecule has beyond it
 are drawn. Figures: the share of completions in one piece, which then holds the scaffold; of those that are valid too;
@@ -37,7 +37,7 @@ TRIES = 200
 @dataclass
 class Options:
     checkpoint: str = ""  # the shipped model unless given
-    methods: str = "none,replace,resample,search,long_search"
+    methods: str = "none,replace,resample,pigdm,search,told"
     n: int = 100
     steps: int = 50
     micro_batch: int = 50
@@ -58,6 +58,7 @@ def methods(codec: Atoms) -> dict[str, dict[str, object]]:
         "dps": {"_target_": "core.editing.DPS", "step_size": 0.3},
         "search": {**search, "rounds": 40},
         "long_search": {**search, "rounds": 150},
+        "told": {"_target_": "core.editing.Told"},
     }
 
 

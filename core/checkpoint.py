@@ -7,6 +7,7 @@
         ema.safetensors                       the averaged weights; absent if the run does not average
         config.yaml                           the resolved config of the run
         state.json, state.safetensors         what resuming needs: the structure of the tree, and its tensors
+        digests.json                          the SHA-256 of the files above: what is broken is named, not loaded
 
 A step folder appears under its name only when all of it is on the disk, and `last` names it only after that; so a write
 that is interrupted at any point leaves the checkpoint before it usable.
@@ -22,10 +23,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from core import digests, tensor_files
 from core.errors import UserError
 from core.tree import decode, encode, storable
 
@@ -66,6 +67,7 @@ def save(
     (unfinished / CONFIG).write_text(config_text, encoding="utf-8")
     document = {"format": FORMAT, "state": structure}
     (unfinished / STATE).write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
+    digests.write(unfinished)
     for file in unfinished.iterdir():
         _flush(file)
     _flush(unfinished)
@@ -92,19 +94,21 @@ def export(folder: Path, weights: Mapping[str, Tensor], config_text: str) -> int
     unfinished.mkdir(parents=True)
     save_file(_weights(half, MODEL), unfinished / MODEL)
     (unfinished / CONFIG).write_text(config_text, encoding="utf-8")
+    digests.write(unfinished)
     unfinished.rename(folder)
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
 def load_weights(folder: Path | str, averaged: bool = True) -> dict[str, Tensor]:
     """The denoiser's weights on the CPU: the averaged ones, or the raw ones if asked for or if there are no others."""
-    folder = Path(folder)
-    return _load_tensors(folder / (EMA if averaged and (folder / EMA).exists() else MODEL))
+    ema = Path(folder) / EMA
+    return _load_tensors(ema if averaged and (ema.exists() or digests.names(ema)) else ema.with_name(MODEL))
 
 
 def load_state(folder: Path | str) -> Any:
     """The tree that `save` was given as `state`, its tensors on the CPU."""
     file = Path(folder) / STATE
+    digests.check(file)
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
         if document["format"] != FORMAT:
@@ -117,6 +121,7 @@ def load_state(folder: Path | str) -> Any:
 def load_config_text(folder: Path | str) -> str:
     """The resolved config of the run, as YAML."""
     file = Path(folder) / CONFIG
+    digests.check(file)
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -180,10 +185,8 @@ def _weights(values: Mapping[str, Any], file: str) -> dict[str, Tensor]:
 
 
 def _load_tensors(file: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file} cannot be read as safetensors: {_one_line(error)}") from error
+    digests.check(file)
+    return tensor_files.read(file)
 
 
 def _one_line(error: Exception) -> str:

@@ -106,10 +106,26 @@ class Karras(Times):
 
 
 class LogSNR(Times):
-    """Equal steps of log-SNR between the schedule's sampling ends, then 0."""
+    """Equal steps of log-SNR between the schedule's sampling ends, then 0.
+
+    lowest, highest: other ends for the equal steps, within the schedule's. Sampling begins at pure noise all the same:
+    above `lowest` one step leads from there. Where the denoised data hardly depends on the noise yet, or is as good as
+    clean, steps are spent in vain.
+    """
+
+    def __init__(self, n: int, lowest: float | None = None, highest: float | None = None) -> None:
+        super().__init__(n)
+        self.lowest, self.highest = lowest, highest
 
     def __call__(self, schedule: Schedule) -> Grid:
-        return _then_data(schedule, torch.linspace(*schedule.ends, self.n, dtype=torch.float64))
+        low, high = schedule.ends
+        first, last = (low if self.lowest is None else self.lowest), (high if self.highest is None else self.highest)
+        if not low <= first < last <= high:
+            raise ValueError(f"lowest={first:g}, highest={last:g}: must rise within the schedule's {low:g} to {high:g}")
+        if first == low or self.n == 1:
+            return _then_data(schedule, torch.linspace(low, last, self.n, dtype=torch.float64))
+        steps = torch.linspace(first, last, self.n - 1, dtype=torch.float64)
+        return _then_data(schedule, torch.cat([steps.new_tensor([low]), steps]))
 
 
 class Fitted(Times):

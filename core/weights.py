@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import nn
 
+from core import tensor_files
 from core.errors import UserError
 
 
@@ -22,12 +22,7 @@ def save(network: nn.Module, path: Path, metadata: dict[str, str]) -> None:
 
 def load(network: nn.Module, path: Path) -> dict[str, str]:
     """Fills the network from a file, checks every name and shape, and returns the metadata. Nothing is unpickled."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            metadata = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"the weights {path} cannot be read: {error}") from error
+    tensors, metadata = tensor_files.read(path), tensor_files.read_metadata(path)
     expected = {name: tuple(t.shape) for name, t in network.state_dict().items()}
     found = {name: tuple(t.shape) for name, t in tensors.items()}
     for name in sorted(expected.keys() | found.keys()):

@@ -412,7 +412,7 @@ def test_a_judge_learns_repeatably_and_from_the_training_split_alone(tmp_path: P
 
 
 def test_weights_of_a_judge_are_checked_before_they_are_used(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nothing cannot be read .*; fsdd, tones, or a file"):
+    with pytest.raises(UserError, match=r"nothing cannot be read as safetensors: .*; fsdd, tones, or a file"):
         Judge("nothing")
     (tmp_path / "pickle").write_bytes(b"\x80\x04N.")
     with pytest.raises(UserError, match="pickle cannot be read"):

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -306,6 +307,64 @@ def test_a_broken_state_is_one_clear_line(tmp_path, document):
     with pytest.raises(UserError, match=checkpoint.STATE) as error:
         checkpoint.load_state(tmp_path / "s")
     assert "\n" not in str(error.value)
+
+
+FILES = [checkpoint.MODEL, checkpoint.EMA, checkpoint.STATE, checkpoint.STATE_TENSORS, checkpoint.CONFIG]
+
+
+def read_all(folder):
+    for averaged in (True, False):
+        checkpoint.load_weights(folder, averaged)
+    checkpoint.load_state(folder)
+    checkpoint.load_config_text(folder)
+
+
+@pytest.mark.parametrize("harm", ["a bit flipped", "cut off", "swapped", "gone"])
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_is_not_what_was_written_is_named(tmp_path, name, harm):
+    """Also where it would still load: a flipped bit of a weight, or the file of another step."""
+    write(tmp_path / "step-1", 1.0, state=[torch.ones(3)])
+    write(tmp_path / "step-2", 2.0, state=[torch.zeros(3), 1])
+    read_all(tmp_path / "step-1")
+    file, content = tmp_path / "step-1" / name, bytearray((tmp_path / "step-1" / name).read_bytes())
+    if harm == "a bit flipped":
+        content[-1] ^= 1
+        file.write_bytes(content)
+    elif harm == "cut off":
+        file.write_bytes(content[:-1])
+    elif harm == "swapped":
+        other = (tmp_path / "step-2" / name).read_bytes()
+        file.write_bytes(other if other != content else other + b" ")
+    else:
+        file.unlink()
+    with pytest.raises(UserError, match=re.escape(name)) as error:
+        read_all(tmp_path / "step-1")
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_without_digests_is_read(tmp_path):
+    write(tmp_path / "s")
+    (tmp_path / "s" / "digests.json").unlink()
+    read_all(tmp_path / "s")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"model.safetensors": 3}'])
+def test_broken_digests_are_one_line(tmp_path, text):
+    write(tmp_path / "s")
+    (tmp_path / "s" / "digests.json").write_text(text)
+    with pytest.raises(UserError, match=r"digests\.json|not what was written") as error:
+        read_all(tmp_path / "s")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("length", "said"), [(2**30, "allowed are 16,777,216"), (5000, "in a file of 13"), (3, "cannot be read")]
+)
+def test_a_header_that_claims_too_much_is_refused_unread(tmp_path, length, said):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(length.to_bytes(8, "little") + b'{"a":')
+    with pytest.raises(UserError, match=said):
+        checkpoint.load_weights(tmp_path)
 
 
 def test_reading_needs_no_lightning():

@@ -19,7 +19,7 @@ def test_an_exported_model_draws_what_the_run_draws(
 ) -> None:
     out = tmp_path / "mine"
     assert command("export", f"checkpoint={trained}", f"out={out}").code == 0
-    assert {file.name for file in out.iterdir()} == {"model.safetensors", "config.yaml"}
+    assert {file.name for file in out.iterdir()} == {"model.safetensors", "config.yaml", "digests.json"}
     ema, half = weights(trained, averaged=True), weights(out)
     assert all(value.dtype == torch.float16 for value in half.values() if value.is_floating_point())
     for name in ema:

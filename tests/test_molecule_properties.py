@@ -155,9 +155,9 @@ def test_a_file_holds_all_of_it(data: Xyz, regressor: Regressor, file: Path, tmp
 
 def test_other_files_are_refused(regressor: Regressor, tmp_path: Path) -> None:
     torch.save(regressor.state_dict(), tmp_path / "pickle.pt")
-    with pytest.raises(UserError, match=r"the regressor .*pickle.pt cannot be read"):
+    with pytest.raises(UserError, match=r"pickle\.pt cannot be read"):
         Regressor.load(tmp_path / "pickle.pt")
-    with pytest.raises(UserError, match=r"the regressor .*nowhere cannot be read"):
+    with pytest.raises(UserError, match=r"nowhere cannot be read"):
         Regressor.load(tmp_path / "nowhere")
     for text in ("[1]", "{", '{"elements": ["H"]}', '{"elements": ["H"], "properties": {"gap": 3}}'):
         save(regressor, tmp_path / "other.safetensors", {"regressor": text})

@@ -150,6 +150,22 @@ def test_log_snr_steps_are_equal(schedule):
     torch.testing.assert_close(log_snr, torch.linspace(*schedule.ends, 10, dtype=torch.float64))
 
 
+@each(SCHEDULES, "schedule")
+def test_log_snr_steps_between_ends_of_their_own(schedule):
+    """Equal steps from `lowest` to `highest`, after one step from pure noise."""
+    log_snr = schedule.log_snr(times.LogSNR(6, -1.0, 3.0)(schedule)[:-1])
+    wanted = torch.tensor([schedule.ends[0], -1.0, 0.0, 1.0, 2.0, 3.0], dtype=torch.float64)
+    torch.testing.assert_close(log_snr, wanted, atol=1e-6, rtol=1e-9)
+    plain = times.LogSNR(6)(schedule)
+    torch.testing.assert_close(times.LogSNR(6, *schedule.ends)(schedule), plain, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(("lowest", "highest"), [(-30.0, 3.0), (2.0, 2.0), (None, 30.0), (3.0, -3.0)])
+def test_ends_beyond_the_schedule_or_in_the_wrong_order_are_refused(lowest, highest):
+    with pytest.raises(ValueError, match="must rise within the schedule's -15 to 15"):
+        times.LogSNR(4, lowest, highest)(Cosine(-15.0, 15.0))
+
+
 def test_a_flat_fit_is_log_snr():
     flat = times.Fitted(10, [-9.0, 9.0], [2.0])
     torch.testing.assert_close(flat(Cosine()), times.LogSNR(10)(Cosine()))

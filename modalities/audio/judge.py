@@ -19,13 +19,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from core.batch import Batch
 from core.data import Data, whole
 from core.errors import UserError
 from core.features import Features
+from core.tensor_files import read_metadata
 from core.weights import load, save
 from modalities.audio.features import Listener, listen
 from modalities.audio.logmel import log_mel
@@ -115,11 +115,9 @@ class Judge(Listener):
 def _metadata(path: Path) -> dict[str, str]:
     wanted = ("data", "sample_rate", "conditions")
     try:
-        with safe_open(path, framework="pt") as file:
-            found = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        allowed = ", ".join(SHIPPED)
-        raise UserError(f"the judge's weights {path} cannot be read ({error}); {allowed}, or a file") from error
+        found = read_metadata(path)
+    except UserError as error:
+        raise UserError(f"the judge's weights: {error}; {', '.join(SHIPPED)}, or a file") from error
     if missing := [name for name in wanted if name not in found]:
         raise UserError(f"{path} holds no judge of sounds: its metadata lack {', '.join(missing)}")
     return found

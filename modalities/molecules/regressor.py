@@ -19,13 +19,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from core.batch import Batch
 from core.cli import say, with_options
 from core.data import SizedOrder, whole
 from core.errors import UserError
+from core.tensor_files import read_metadata
 from core.weights import load, save
 from modalities.molecules.context import USUAL_SIZE
 from modalities.molecules.data import MoleculeData
@@ -107,11 +107,7 @@ class Regressor(nn.Module):
         """The regressor of a file, with `metadata`. Nothing is unpickled; UserError if the file holds none."""
         path = Path(path)
         try:
-            with safe_open(path, framework="pt") as file:
-                settings = json.loads((file.metadata() or {})[ABOUT])
-            regressor = cls(**settings)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"the regressor {path} cannot be read: {error}") from error
+            regressor = cls(**json.loads(read_metadata(path)[ABOUT]))
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path} holds no regressor of properties") from error
         regressor.metadata = load(regressor, path)
