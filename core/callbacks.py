@@ -12,7 +12,6 @@ from lightning.pytorch.callbacks import Callback, WeightAveraging
 from torch import Tensor
 
 from core import checkpoint
-from core.errors import UserError
 from core.module import DiffusionModule, Optimisation
 from core.plots import level_curve, loss_curve
 
@@ -27,45 +26,14 @@ class Averaging(WeightAveraging):
         super().__init__(multi_avg_fn=torch.no_grad()(average))
 
 
-class Finite(Callback):
-    """Stops all processes at a loss that is not a number: looks at every tenth step and before a validation, and
-    `Checkpoints` does before it saves.
-
-    What it looks at is the sum of the losses since it last did, so that none is missed.
-    """
-
-    def __init__(self) -> None:
-        self.sum: Tensor | None = None
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self.sum = outputs["loss"] if self.sum is None else self.sum + outputs["loss"]
-        if trainer.global_step % 10 == 0:
-            self.check(trainer)
-
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.check(trainer)
-
-    def check(self, trainer: pl.Trainer) -> None:
-        """UserError on every process if a loss on any of them was not a number."""
-        finite = self.sum is None or bool(self.sum.isfinite())
-        self.sum = None
-        if not trainer.strategy.reduce_boolean_decision(finite):
-            raise UserError(
-                f"the loss is not a number at step {trainer.global_step}: lower optimisation.lr, or resume from the "
-                "last checkpoint with trainer.detect_anomaly=true to see where it begins"
-            )
-
-
 class Checkpoints(Callback):
     """Writes a step folder at each validation and at the end, keeps `keep` of them, the last and the best.
 
     It must stand before `Averaging`, which replaces the weights by their averages when training ends.
     """
 
-    def __init__(self, run: Path, finite: Finite, keep: int = 2) -> None:
-        self.run, self.finite, self.keep, self.best = run, finite, keep, float("inf")
+    def __init__(self, run: Path, keep: int = 2) -> None:
+        self.run, self.keep, self.best = run, keep, float("inf")
         self.saved = -1  # the step; a folder of that name may also be left from before a resumption
         self.whole = -1  # the last step of which all is done: weights, their average, the learning rate
 
@@ -107,7 +75,6 @@ class Checkpoints(Callback):
     def _save(self, trainer: pl.Trainer) -> None:
         folder = self.run / checkpoint.FOLDER / checkpoint.step_name(trainer.global_step)
         if self.saved != trainer.global_step:
-            self.finite.check(trainer)
             trainer.save_checkpoint(folder)
             self.saved = trainer.global_step
         if trainer.is_global_zero:

@@ -29,7 +29,7 @@ from core.build import (
     plain,
     try_once,
 )
-from core.callbacks import Averaging, Checkpoints, Curves, Finite, Previews
+from core.callbacks import Averaging, Checkpoints, Curves, Previews
 from core.checkpoint_io import FolderCheckpointIO
 from core.cli import is_first_process
 from core.clipping import RecentClipping
@@ -41,6 +41,7 @@ from core.module import DiffusionModule, Optimisation
 from core.objective import Objective
 from core.output import ALL, request
 from core.progress import Progress
+from core.recorder import Recorder
 from core.resume import initialise, resumed_config, step_of
 from core.runs import Reporter, new_folder
 from core.settings import check
@@ -140,8 +141,9 @@ def build_trainer(
     callbacks: list[pl.Callback] = [Progress(report.console), Curves(run)]
     if config.preview.n:
         callbacks.append(Previews(_previewer(config, run, model, data)))
-    finite = Finite()
-    callbacks += [finite, Checkpoints(run, finite, training.keep), Averaging(Optimisation(**config.optimisation))]
+    patience = training.get("patience", 10)  # runs of earlier versions have none
+    callbacks += [Recorder(run, config_text, report, patience), Checkpoints(run, training.keep)]
+    callbacks.append(Averaging(Optimisation(**config.optimisation)))
     if recent := config.optimisation.get("clip_recent"):
         callbacks.append(RecentClipping(recent))
     if training.steps is None:

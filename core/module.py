@@ -15,7 +15,7 @@ from core.batch import Batch
 from core.codec import Codec
 from core.data import Data, global_positions
 from core.denoiser import Denoiser
-from core.objective import Losses, Objective
+from core.objective import Losses, Objective, Taken
 from core.random import Stream
 
 
@@ -90,23 +90,25 @@ class DiffusionModule(pl.LightningModule):
         self._codec, self._augment = codec, data.augment
         self.validation_losses: list[Losses] = []
         self.keeps_total = True
+        self.taken: list[Taken] = []  # the micro-batches of the step that is being taken, and their losses
+        self.losses: list[Tensor] = []
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         accumulate, step = self.trainer.accumulate_grad_batches, self.trainer.global_step
         micro = batch_idx % accumulate
-        self._reseed(step, micro)
+        if micro == 0:
+            self.taken, self.losses = [], []
         size = len(batch) * self.trainer.world_size
         positions = micro * size + global_positions(len(batch), self.global_rank, self.trainer.world_size)
         batch = self._augment(batch, self.objective.augmentation(batch, step, positions))
-        encoded = self._codec.encode(batch)
-        loss = self.objective.training(self.denoiser, encoded, step, positions, size * accumulate).loss.mean()
+        # what draws from torch's own generator, such as dropout, is a function of (seed, step, rank) too
+        key = random.keys(self.objective.seed, Stream.DROPOUT, step, micro, self.global_rank)
+        taken = Taken(self._codec.encode(batch), step, positions, size * accumulate, int(key))
+        loss = self.objective.again(self.denoiser, taken).loss.mean()
+        self.taken.append(taken)
+        self.losses.append(loss.detach())
         self.log("train/loss", loss, on_step=True)
         return loss
-
-    def _reseed(self, step: int, micro: int) -> None:
-        """Makes what draws from torch's own generator, such as dropout, a function of (seed, step, rank) too."""
-        key = random.keys(self.objective.seed, Stream.DROPOUT, step, micro, self.global_rank)
-        torch.manual_seed(int(key))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         loader: Any = self.trainer.val_dataloaders

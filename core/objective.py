@@ -24,6 +24,20 @@ class Losses(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Taken:
+    """What a loss was taken of, enough to take it again: an encoded batch and its place in training.
+
+    positions: of its samples in a global batch of `total`. key: torch's own seed for what draws from it (dropout).
+    """
+
+    batch: Batch
+    step: int
+    positions: Int[Tensor, " b"]
+    total: int
+    key: int
+
+
+@dataclass(frozen=True)
 class Objective:
     """The loss of encoded data at random noise levels, for training or, with fixed draws, for validation.
 
@@ -43,6 +57,11 @@ class Objective:
             dropped = random.uniform(key, ()) < self.drop_rate
             batch = Batch(batch.x, batch.mask, {**batch.cond, "drop": dropped})
         return self._losses(denoiser, batch, (Stream.TRAIN_TIME, Stream.TRAIN_NOISE), step, positions, total)
+
+    def again(self, denoiser: Denoiser, taken: Taken) -> Losses:
+        """The losses of a batch of training, as they were. Seeds torch's own generator."""
+        torch.manual_seed(taken.key)
+        return self.training(denoiser, taken.batch, taken.step, taken.positions, taken.total)
 
     def validation(self, denoiser: Denoiser, batch: Batch, positions: Int[Tensor, " b"], total: int) -> Losses:
         """The losses of held-out samples with the same levels and noise every time, nothing dropped."""

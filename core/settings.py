@@ -18,6 +18,7 @@ POSITIVE_WHOLE = (
     "training.steps",
     "training.validate_every",
     "training.validate_on",
+    "training.patience",
     "preview.steps",
     "likelihood_steps",
 )

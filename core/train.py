@@ -11,9 +11,15 @@ if TYPE_CHECKING:
 
 
 def train(config: DictConfig) -> None:
-    from core.fit import fit  # torch and Lightning take seconds to load: only after the first line
+    # torch and Lightning take seconds to load: only after the first line
+    if config.replay:
+        from core.replay import replay
 
-    fit(config)
+        replay(config)
+    else:
+        from core.fit import fit
+
+        fit(config)
 
 
 if __name__ == "__main__":

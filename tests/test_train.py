@@ -15,7 +15,7 @@ import torch
 from runs import Outcome, assert_same_weights, compose, train, weights
 
 from core import checkpoint
-from core.callbacks import Checkpoints, Finite
+from core.callbacks import Checkpoints
 from core.errors import UserError
 from core.fit import fit
 from core.module import DiffusionModule, Optimisation
@@ -254,20 +254,8 @@ def test_an_interruption_of_a_validation_saves_no_swapped_weights(
     assert_same_weights(tmp_path / "run", straight)
 
 
-def test_no_checkpoint_of_a_loss_that_is_no_number(
-    tmp_path: Path, cache: Path, no_plots: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    step = DiffusionModule.training_step
-    monkeypatch.setattr(
-        DiffusionModule, "training_step", lambda self, *a: step(self, *a) * (math.nan if a[1] == 2 else 1)
-    )
-    with pytest.raises(UserError, match="the loss is not a number"):
-        train(tmp_path / "run", *FOUR)
-    assert checkpoint.find(tmp_path / "run").name == "step-00000002"
-
-
 def test_a_validation_that_is_no_number_is_not_the_best(tmp_path: Path) -> None:
-    saved = Checkpoints(tmp_path, Finite())
+    saved = Checkpoints(tmp_path)
     saved._save = lambda trainer: None
     for loss in (3.0, math.nan, 2.0):
         trainer = SimpleNamespace(
