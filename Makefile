@@ -1,4 +1,4 @@
-.PHONY: install test fast lint types train ci
+.PHONY: install test fast lint types train reliability ci
 
 install:        ## everything, editable, in the active environment
 	pip install -e ".[all,test,dev]"
@@ -17,6 +17,9 @@ types:          ## static types of the core
 
 train:          ## the first command
 	python -m core.train modality=image
+
+reliability:    ## kills real training processes, and more that takes minutes
+	python -m benchmarks.kills
 
 ci:             ## what a change must pass, in a fresh environment
 	.ci/run

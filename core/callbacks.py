@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from core import checkpoint
@@ -64,11 +65,13 @@ class Checkpoints(Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Saves the last step of an interrupted run where that is safe; else its last checkpoint is the one to resume.
 
-        During validation the averaged weights stand in the model; several processes may stand at different steps.
+        During validation the averaged weights stand in the model; several processes may stand at different steps, but
+        for SIGTERM, after which Lightning stops all of them between two batches.
         """
-        if not isinstance(exception, KeyboardInterrupt) or trainer.validating or trainer.world_size > 1:
+        told = isinstance(exception, SIGTERMException)
+        if not told and (not isinstance(exception, KeyboardInterrupt) or trainer.world_size > 1):
             return
-        if 0 < trainer.global_step == self.whole:
+        if not trainer.validating and trainer.global_step > 0 and (told or trainer.global_step == self.whole):
             _rewind(trainer)
             self._save(trainer)
 

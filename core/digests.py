@@ -29,7 +29,10 @@ def check(file: Path) -> None:
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error}") from error
     if found != (wanted := str(noted[file.name])):
-        raise UserError(f"{file} is not what was written: its SHA-256 is {found[:12]}..., not {wanted[:12]}...")
+        raise UserError(
+            f"{file} is not what was written: its SHA-256 is {found[:12]}..., not {wanted[:12]}...; "
+            f"if it was changed on purpose, remove {file.with_name(FILE)}"
+        )
 
 
 def names(file: Path) -> bool:

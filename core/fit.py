@@ -7,12 +7,14 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from core import checkpoint
 from core.budget import Budget, interval
@@ -43,11 +45,13 @@ from core.output import ALL, request
 from core.progress import Progress
 from core.recorder import Recorder
 from core.resume import initialise, resumed_config, step_of
-from core.runs import Reporter, new_folder
+from core.runs import Reporter, in_use, new_folder, writable
 from core.settings import check
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+REQUEUE = 143  # 128 + SIGTERM: what a scheduler is told to requeue by, such as SLURM's RequeueExit=143
 
 
 def fit(config: DictConfig) -> Path:
@@ -68,29 +72,40 @@ def fit(config: DictConfig) -> Path:
     module.keeps_total = not renewed
     begins = initialise(denoiser, config.init_from) if config.init_from and not resumed else None
     run = resumed.parent.parent if resumed else new_folder(config)  # only now: a wrong value leaves no folder behind
-    report = Reporter(run)
-    if begins:
-        report(begins)
-    if renewed:
-        report(f"{config.training.minutes:g} minutes more, from step {step_of(resumed)}")
-    trainer = build_trainer(config, run, model, data, report, first_step=step_of(resumed))
-    _summary(config, report, run, data, model, trainer)
-    if config.n and trainer.is_global_zero and (missing := model.modality.missing(config.n)):
-        report(missing)
-    loaders = _loaders(config, data, trainer, first_step=step_of(resumed))
+    with in_use(run):
+        report = Reporter(run)
+        if begins:
+            report(begins)
+        if renewed:
+            report(f"{config.training.minutes:g} minutes more, from step {step_of(resumed)}")
+        trainer = build_trainer(config, run, model, data, report, first_step=step_of(resumed))
+        _summary(config, report, run, data, model, trainer)
+        if config.n and trainer.is_global_zero and (missing := model.modality.missing(config.n)):
+            report(missing)
+        loaders = _loaders(config, data, trainer, first_step=step_of(resumed))
+        with _interruptions(trainer, run, report), writable(run):
+            trainer.fit(module, *loaders, ckpt_path=resumed, weights_only=True if resumed else None)
+        if trainer.is_global_zero:
+            report(f"trained {trainer.global_step} steps in {_clock(time.monotonic() - begun)}")
+            model.to(trainer.strategy.root_device)  # Lightning has left it on the CPU
+            _finish(config, run, model, data, report)
+            report(f"all of it in {run}, after {_clock(time.monotonic() - begun)}")
+    return run
+
+
+@contextmanager
+def _interruptions(trainer: pl.Trainer, run: Path, report: Reporter) -> Iterator[None]:
+    """Says how to go on after Ctrl-C, which Lightning turns into a silent exit, and after SIGTERM."""
     try:
-        trainer.fit(module, *loaders, ckpt_path=resumed, weights_only=True if resumed else None)
+        yield
+    except SIGTERMException:
+        report(f"told to stop at step {trainer.global_step}; {_way_on(run)}")
+        raise SystemExit(REQUEUE) from None
     except SystemExit:
         if not trainer.interrupted:
             raise
         report(f"stopped at step {trainer.global_step}; {_way_on(run)}")
-        raise KeyboardInterrupt from None  # Lightning has turned it into a silent exit
-    if trainer.is_global_zero:
-        report(f"trained {trainer.global_step} steps in {_clock(time.monotonic() - begun)}")
-        model.to(trainer.strategy.root_device)  # Lightning has left it on the CPU
-        _finish(config, run, model, data, report)
-        report(f"all of it in {run}, after {_clock(time.monotonic() - begun)}")
-    return run
+        raise KeyboardInterrupt from None
 
 
 def _way_on(run: Path) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +18,17 @@ from core import checkpoint
 from core.cli import is_first_process
 from core.errors import UserError
 
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
     from rich.console import Console
 
 
+LOCK = ".lock"
 RUN_FOLDER = "POLYDIFFUSION_RUN_FOLDER"  # told by a process to those that Lightning starts from it
 
 
@@ -31,13 +41,61 @@ def new_folder(config: DictConfig) -> Path:
     if is_child and RUN_FOLDER in os.environ:
         return Path(os.environ[RUN_FOLDER])
     path = Path(config.out or f"runs/{config.name}-{_moment()}")
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ and not config.out:  # started by torchrun
+    by_torchrun = int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ
+    if by_torchrun and not config.out:
         path = Path(_from_first_process(str(path)))
+    elif not config.out and int(os.environ.get("SLURM_NTASKS", 1)) == 1:
+        path = _own(path)
     if any((path / checkpoint.FOLDER).glob("step-*")):
         raise UserError(f"{path} holds a run already: resume={path} continues it, or choose another out=")
-    path.mkdir(parents=True, exist_ok=True)
+    with writable(path):
+        path.mkdir(parents=True, exist_ok=True)
     os.environ[RUN_FOLDER] = str(path)
     return path
+
+
+def _own(path: Path) -> Path:
+    """The folder, made by this process; with a number, if another run has begun in the same second."""
+    with writable(path):
+        for number in count(2):
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                path = path.with_name(f"{path.name.partition('--')[0]}--{number}")
+            else:
+                return path
+    raise AssertionError
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """UserError in one line for a folder that cannot be written, or a disk that is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR):
+            raise UserError(f"{path} cannot be written: {error.strerror}") from error
+        raise
+
+
+@contextmanager
+def in_use(run: Path) -> Iterator[None]:
+    """Holds the run folder: UserError if another process does. What is killed holds nothing."""
+    if fcntl is None or not is_first_process():  # no such locks outside POSIX
+        yield
+        return
+    with writable(run):
+        file = (run / LOCK).open("a+")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(f"{run} is in use by another process, {file.read().strip() or 'unknown'}") from None
+        file.truncate(0)
+        file.write(f"number {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
 
 
 def _moment() -> str:
