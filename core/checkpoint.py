@@ -114,7 +114,7 @@ def load_state(folder: Path | str) -> Any:
         if document["format"] != FORMAT:
             raise UserError(f"{file} has format {document['format']}, but this version reads format {FORMAT}")
         return decode(document["state"], _load_tensors(file.with_name(STATE_TENSORS)))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file} cannot be read as the state of a checkpoint: {_one_line(error)}") from error
 
 

@@ -9,7 +9,7 @@ import functools
 import importlib
 import inspect
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError, reason_of
@@ -21,22 +21,46 @@ OWN_PACKAGES = ("core", "modalities")
 
 SETTINGS = {"_target_", "_recursive_", "_convert_", "_partial_"}
 MISSING = "???"
+LONGEST, DEEPEST = 1_000_000, 50  # characters of a config, and lists and mappings within one another
 
 
 def load_yaml(text: str) -> DictConfig:
-    """A config from YAML text: data alone (no Python tags), a mapping at its top. UserError if it is anything else."""
+    """A config from YAML text: data alone, a mapping at its top. UserError if it is anything else.
+
+    No Python tags, no resolvers (`${oc.env:HOME}` would read what is none of a config's business), and no anchors, by
+    which a few lines become any number of values.
+    """
     import yaml  # type: ignore[import-untyped]
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    if len(text) > LONGEST:
+        raise UserError(f"the config has {len(text):,} characters; allowed are {LONGEST:,}")
+    if resolver := re.search(r"\$\{[^${}]*:", text):
+        raise UserError(f"the config asks for {resolver.group()}...}}: resolvers are not allowed")
     try:
+        _check_tokens(yaml.scan(text))
         is_mapping = isinstance(yaml.safe_load(text), dict)  # OmegaConf takes bare text for a key without a value
         config = OmegaConf.create(text) if is_mapping else None
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         raise UserError(f"the config is not valid YAML: {_one_line(error)}") from error
     if not isinstance(config, DictConfig):
         raise UserError("the config is not a mapping of keys to values")
     return config
+
+
+def _check_tokens(tokens: Iterable[Any]) -> None:
+    """UserError for anchors that are referred to, and for what is nested deeper than any config."""
+    import yaml
+
+    depth = 0
+    for token in tokens:
+        if isinstance(token, yaml.AliasToken):
+            raise UserError("the config has YAML anchors that it refers to (*name): they are not allowed")
+        name = type(token).__name__
+        depth += name.endswith(("SequenceStartToken", "MappingStartToken")) - name.endswith("EndToken")
+        if depth > DEEPEST:
+            raise UserError(f"the config is nested more than {DEEPEST} deep")
 
 
 def instantiate(

@@ -47,7 +47,7 @@ def _noted(folder: Path) -> dict[str, object] | None:
         return None
     try:
         noted = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(noted, dict):
         raise UserError(f"{file} cannot be read: it holds no object")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,12 +173,29 @@ def write_arrays(path: Path, batch: Batch, about: Mapping[str, float] | None = N
 def read_arrays(path: Path) -> Batch:
     """The samples of a samples.npz; single numbers, which are about all of them, are left out.
 
-    Arrays of Python objects, which would have to be unpickled, are refused.
+    ValueError for arrays of Python objects, which would have to be unpickled, and for packed ones, which could become
+    any size: `write_arrays` packs nothing.
     """
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            _check_member(archive, member)
     with np.load(path, allow_pickle=False) as arrays:
         tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files if arrays[name].ndim}
     x, mask = tensors.pop("x"), tensors.pop("mask", None)
     return Batch.full(x, tensors) if mask is None else Batch(x, mask, tensors)
+
+
+def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """ValueError unless the array has the size that its header says."""
+    if member.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{member.filename} is packed")
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        reads = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = reads(file)
+        size = math.prod(shape) * dtype.itemsize
+        if not dtype.hasobject and file.tell() + size != member.file_size:
+            raise ValueError(f"{member.filename} says {size:,} bytes and has {member.file_size - file.tell():,}")
 
 
 def write_trajectory(model: Model, config: DictConfig, folder: Path, n: int = 8, moments: int = 12) -> None:

@@ -136,7 +136,7 @@ def read(folder: Path) -> tuple[list[Taken], Mapping[str, Any]]:
         about: Sequence[Mapping[str, int]] = record["micro_batches"]
         tensors = tensor_files.read(folder / BATCHES)
         return [_taken(tensors, number, one) for number, one in enumerate(about)], record
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{folder} cannot be read as a record of a step: {type(error).__name__} {error}") from error
 
 

@@ -49,7 +49,7 @@ def step_of(folder: Path | None) -> int:
     file = folder / checkpoint.STATE
     try:
         return int(json.loads(file.read_text(encoding="utf-8"))["state"]["dict"]["global_step"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file} cannot be read as the state of a checkpoint: {error}") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from fractions import Fraction
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ MAX_CHANNELS = 16
 FADE_SECONDS = 0.005  # at the end of a clip that is cut, which would click
 MIN_REST = 0.25  # of a window: what is left at the end of a file must be longer, or it is dropped
 MAX_DENOMINATOR = 1000  # of the ratio of two rates: within 1e-6 (0.002 cents) of it, and no filter is huge
+UNKNOWN = 2**32 - 1  # bytes, by the header of a sound that was written before its length was known
 BLOCK = 1 << 20  # frames read at a time, so that many channels take no more memory than one
 
 
@@ -104,6 +106,8 @@ def read(file: Path | bytes) -> tuple[Float32[np.ndarray, " n"], int]:
     holds NaN or infinities.
     """
     sf = soundfile()
+    with BytesIO(file) if isinstance(file, bytes) else file.open("rb") as content:
+        _check_claim(content)
     with sf.SoundFile(BytesIO(file) if isinstance(file, bytes) else str(file)) as sound:  # reads the header alone
         rate, channels = sound.samplerate, sound.channels
         if not RATES[0] <= rate <= RATES[1]:
@@ -120,6 +124,22 @@ def read(file: Path | bytes) -> tuple[Float32[np.ndarray, " n"], int]:
     if not np.isfinite(x).all():
         raise ValueError("holds NaN or infinite values")
     return x / max(np.float32(1), np.abs(x).max()), rate
+
+
+def _check_claim(content: BinaryIO) -> None:
+    """ValueError for a WAV file whose header claims more sound than there is: cut off, or made to harm."""
+    if content.read(4) != b"RIFF":
+        return
+    size = content.seek(0, os.SEEK_END)
+    place = 12
+    while place + 8 <= size:
+        content.seek(place)
+        kind, length = struct.unpack("<4sI", content.read(8))
+        if kind == b"data":
+            if length != UNKNOWN and place + 8 + length > size:
+                raise ValueError(f"its header claims {length:,} bytes of sound, and {size - place - 8:,} are there")
+            return
+        place += 8 + length + length % 2
 
 
 def soundfile() -> Any:

@@ -14,7 +14,7 @@ from core.editable import EditRequest
 from core.errors import UserError, reason_of
 from core.modality import each
 from modalities.molecules.artefacts import READERS, atoms_of, check_elements, records
-from modalities.molecules.reading import Record
+from modalities.molecules.reading import Record, bounded
 
 Usual = Callable[[int, int], Tensor]  # (n, least) -> (n,) sizes
 WORDS = "atoms and their numbers from 0, such as atoms 0-5,8; heavy; or smarts and a pattern, such as smarts c1ccccc1"
@@ -32,7 +32,7 @@ def read(path: Path, elements: Sequence[str]) -> Record:
     from modalities.molecules.embedding import embed_all, read_list
 
     with path.open(encoding="utf-8", errors="replace") as file:
-        entry = next(iter(embed_all(read_list(file))), None)
+        entry = next(iter(embed_all(read_list(bounded(file)))), None)
     if entry is None or not isinstance(entry[1], Record):
         raise UserError(f"{path}: {entry[1] if entry else 'is empty: it must hold a molecule'}")
     check_elements(entry[1], elements, str(path))

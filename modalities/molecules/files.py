@@ -26,7 +26,7 @@ from core.splits import SPLIT_SEED, check_shares, stratified_split
 from modalities.molecules.data import MoleculeData, write_cache
 from modalities.molecules.elements import atomic_numbers, check, symbol_of
 from modalities.molecules.embedding import embed_all, read_list, read_table
-from modalities.molecules.reading import Entry, Record, Unwanted, read_sdf, read_xyz, too_large
+from modalities.molecules.reading import Entry, Record, Unwanted, bounded, read_sdf, read_xyz, too_large
 
 CACHE_VERSION = 2  # a new one whenever the reading, the split or the layout changes
 RESERVED = NO_CONDITIONS | {"n_atoms", "formula"}  # conditions that are no properties
@@ -245,7 +245,8 @@ def entries(files: Sequence[Path], read: Reader, pulse: bool) -> Iterator[tuple[
         try:
             with file.open("rb") as raw:
                 stream = gzip.GzipFile(fileobj=raw) if file.suffix.lower() == ".gz" else raw
-                for entry in read(TextIOWrapper(stream, encoding="utf-8-sig", errors="replace")):
+                text = TextIOWrapper(stream, encoding="utf-8-sig", errors="replace")  # closes `raw` when it is gone
+                for entry in read(bounded(text)):
                     number += 1
                     yield file, entry
                     if pulse:

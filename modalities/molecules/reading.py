@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import islice
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -25,6 +25,9 @@ LARGEST = float(np.finfo(np.float32).max)
 PAIR = re.compile(r'([A-Za-z_][\w.-]*)=("[^"]*"|\S+)')  # in the comment of an XYZ frame
 COLUMNS = "species:S:1:pos:R:3"  # of extended XYZ, that a frame must begin with
 TO_SHOW = 40  # characters of a wrong line
+MOST_ATOMS = 10_000  # of a molecule: networks here see all pairs of atoms
+MOST_LINES = 10 * MOST_ATOMS  # of one record of an SDF file
+MOST_CHARACTERS = 1_000_000  # of a line
 ERRORS = "rdApp.error"  # RDKit's name of this log
 
 
@@ -70,6 +73,14 @@ def too_large(atoms: int, max_atoms: int | None) -> Unwanted | None:
 
 # the place of an entry in its file, such as "record 17", and the molecule there, or why there is none
 Entry = tuple[str, Record | str]
+
+
+def bounded(file: TextIO) -> Iterator[str]:
+    """The lines of a file. OSError for one that is longer than any of a molecule's, before all of it is read."""
+    while line := file.readline(MOST_CHARACTERS):
+        if len(line) == MOST_CHARACTERS:
+            raise OSError(f"a line of {MOST_CHARACTERS:,} characters or more")
+        yield line
 
 
 def attempt(read: Callable[..., Record | Unwanted], *arguments: object) -> Record | str:
@@ -119,6 +130,11 @@ def read_xyz(file: Iterable[str], drawn: bool = False) -> Iterator[Entry]:
             yield f"from record {number} on", f"{_shown(line)} is not a number of atoms"
             return
         comment = next(lines, "")
+        if int(count) > MOST_ATOMS:
+            for _ in islice(lines, int(count)):
+                pass
+            yield f"record {number}", f"{int(count):,} atoms, more than the {MOST_ATOMS:,} that a molecule may have"
+            continue
         yield f"record {number}", attempt(_frame, int(count), comment, list(islice(lines, int(count))), drawn)
 
 
@@ -165,13 +181,13 @@ def read_sdf(file: Iterable[str], hydrogens: bool = True, drawn: bool = False) -
 
 
 def split_sdf(file: Iterable[str]) -> Iterator[str]:
-    """The text of each record, which ends with a line `$$$$`, or with the file."""
+    """The text of each record, which ends with a line `$$$$`, or with the file; no more than its first lines."""
     lines: list[str] = []
     for line in file:
         if line.startswith("$$$$"):
             yield "".join(lines)
             lines = []
-        else:
+        elif len(lines) <= MOST_LINES:
             lines.append(line)
     if any(line.strip() for line in lines):
         yield "".join(lines)
@@ -194,6 +210,8 @@ def _of_text(text: str, hydrogens: bool, drawn: bool) -> Record:
 
     if not text.strip():
         raise ValueError("empty")
+    if text.count("\n") > MOST_LINES:
+        raise ValueError(f"more than the {MOST_LINES:,} lines that a molecule may have")
     mol = parse_sdf(text)
     if charge := Chem.GetFormalCharge(mol):
         raise ValueError(f"a net charge of {charge:+}: molecules must be neutral")

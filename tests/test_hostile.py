@@ -1,0 +1,34 @@
+"""Files that a stranger might send are refused in one line, run nothing of theirs, and take no memory to speak of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import hostile
+from core.config import load_yaml
+from core.errors import UserError
+
+pytest.importorskip("soundfile")
+pytest.importorskip("rdkit")
+
+
+@pytest.mark.parametrize("case", hostile.CASES, ids=lambda case: case.name)
+def test_it_is_refused(case: hostile.Case, tmp_path: Path) -> None:
+    """`python -m benchmarks.hostile` measures the time as well."""
+    outcome = hostile.attempt(case, tmp_path)
+    assert outcome.said is not None, "it was not refused"
+    assert "\n" not in outcome.said
+    assert not outcome.ran, "something of it was run"
+    assert outcome.peak is None or outcome.peak < hostile.LIMIT_BYTES
+
+
+@pytest.mark.parametrize("text", ["a: {b: [1, 2]}\nc: ${a.b}", "a: &anchor 1", "a: '${b}'\nb: x:y"])
+def test_what_is_harmless_is_read(text: str) -> None:
+    assert "a" in load_yaml(text)
+
+
+def test_a_config_of_any_length_is_refused() -> None:
+    with pytest.raises(UserError, match="1,000,006 characters"):
+        load_yaml("a: " + "1" * 1_000_003)
