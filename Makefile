@@ -18,8 +18,10 @@ types:          ## static types of the core
 train:          ## the first command
 	python -m core.train modality=image
 
-reliability:    ## kills real training processes, and more that takes minutes
+reliability:    ## kills real training processes, opens hostile files, and 10,000 broken ones of each kind
 	python -m benchmarks.kills
+	python -m benchmarks.hostile
+	FUZZ_EXAMPLES=10000 pytest tests/test_fuzz.py
 
 ci:             ## what a change must pass, in a fresh environment
 	.ci/run

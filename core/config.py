@@ -36,7 +36,7 @@ def load_yaml(text: str) -> DictConfig:
 
     if len(text) > LONGEST:
         raise UserError(f"the config has {len(text):,} characters; allowed are {LONGEST:,}")
-    if resolver := re.search(r"\$\{[^${}]*:", text):
+    if resolver := re.search(r"\$\{[^${}\n]*:", text):
         raise UserError(f"the config asks for {resolver.group()}...}}: resolvers are not allowed")
     try:
         _check_tokens(yaml.scan(text))

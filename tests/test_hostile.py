@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,26 @@ def test_what_is_harmless_is_read(text: str) -> None:
 def test_a_config_of_any_length_is_refused() -> None:
     with pytest.raises(UserError, match="1,000,006 characters"):
         load_yaml("a: " + "1" * 1_000_003)
+
+
+@pytest.mark.parametrize("smiles", ["O=C\x01(O)[C@@H](N)C", "O=C\x80", "C\ufffdO"])
+def test_smiles_that_are_no_text_are_named(smiles: str, tmp_path: Path) -> None:
+    """Found by fuzzing: RDKit could not log its complaint."""
+    (tmp_path / "a.smi").write_text(smiles)
+    with pytest.raises(UserError, match="is no SMILES"):
+        hostile.atoms(tmp_path / "a.smi")
+
+
+def test_a_zip_member_without_a_name_is_named(tmp_path: Path) -> None:
+    """Found by fuzzing: Python's zipfile looks at the last letter of it."""
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.writestr("y", b"RIFF")
+        archive.filelist[0].filename = ""
+    with pytest.raises(UserError, match="damaged archive"):
+        hostile.sounds(tmp_path / "b.zip")
+
+
+def test_a_resolver_over_two_lines_is_answered_in_one() -> None:
+    with pytest.raises(UserError) as error:
+        load_yaml("a: ${b: 1\nc: ${d:e}")
+    assert "\n" not in str(error.value)

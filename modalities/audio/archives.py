@@ -40,7 +40,7 @@ def wav_members(archive: Path, folder: str) -> dict[str, bytes]:
     except (tarfile.TarError, zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, OSError, RuntimeError) as error:
         reason = reason_of(error)
         raise UserError(f"{archive} is not a readable .tar.gz or .zip archive: {reason}") from error
-    except (ValueError, NotImplementedError, OverflowError) as error:  # headers that make no sense
+    except (ValueError, NotImplementedError, OverflowError, IndexError) as error:  # headers that make no sense
         raise UserError(f"{archive} is a damaged archive: {' '.join(str(error).split())}") from error
     except Exception as error:  # zlib.error and lzma.LZMAError share no base with the others
         if type(error).__module__ not in ("zlib", "_lzma", "lzma"):

@@ -83,8 +83,10 @@ def _embed(line: Line, max_atoms: int | None) -> Record | Unwanted:
     from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
     shown = line.smiles if len(line.smiles) < 80 else f"{line.smiles[:77]}..."
-    mol = Chem.MolFromSmiles(line.smiles, sanitize=False)
-    if mol is None or not line.smiles:
+    # RDKit's own complaint about what is no text would end in an error of its logging
+    readable = line.smiles.isascii() and line.smiles.isprintable()
+    mol = Chem.MolFromSmiles(line.smiles, sanitize=False) if readable and line.smiles else None
+    if mol is None:
         raise ValueError(f"{shown!r} is no SMILES")
     Chem.SanitizeMol(mol)  # its errors are ValueErrors
     if any(atom.GetAtomicNum() == 0 for atom in mol.GetAtoms()):
