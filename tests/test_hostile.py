@@ -56,3 +56,10 @@ def test_a_resolver_over_two_lines_is_answered_in_one() -> None:
     with pytest.raises(UserError) as error:
         load_yaml("a: ${b: 1\nc: ${d:e}")
     assert "\n" not in str(error.value)
+
+
+def test_an_sdf_of_other_letters_is_named(tmp_path: Path) -> None:
+    """Found by fuzzing: RDKit cuts a letter of several bytes in half in its complaint."""
+    (tmp_path / "a.sdf").write_text("a\n\n\n" + "\ufffd" * 40 + "V2000\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"a\.sdf, record 1"):
+        hostile.atoms(tmp_path / "a.sdf")

@@ -198,7 +198,9 @@ def parse_sdf(text: str) -> Any:
     from rdkit.Chem import ForwardSDMolSupplier
 
     with rdkit_errors() as said:
-        mol = next(ForwardSDMolSupplier(BytesIO(text.encode()), sanitize=False, removeHs=False), None)
+        # of other letters RDKit cuts some in half where it complains, which its logging then cannot read
+        content = BytesIO(text.encode("ascii", "replace"))
+        mol = next(ForwardSDMolSupplier(content, sanitize=False, removeHs=False), None)
     if mol is None:
         reasons = [line.partition("ERROR: ")[2] for line in said if "ERROR: " in line]
         raise ValueError(reasons[0] if reasons else "nothing that RDKit takes for a molecule")
