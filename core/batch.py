@@ -33,6 +33,12 @@ class Batch:
         for name, value in {"mask": self.mask, **self.cond}.items():
             if value.shape[:1] != self.x.shape[:1]:
                 raise ValueError(f"{name} has {tuple(value.shape)[:1]} samples, but x has {self.x.shape[0]}")
+        if self.mask.ndim != self.x.ndim or any(
+            m not in (1, n) for m, n in zip(self.mask.shape, self.x.shape, strict=True)
+        ):
+            raise ValueError(
+                f"mask has the shape {tuple(self.mask.shape)}, which does not broadcast to x, {tuple(self.x.shape)}"
+            )
 
     @classmethod
     def full(cls, x: Tensor, cond: Mapping[str, Tensor] | None = None) -> Batch:
@@ -60,6 +66,13 @@ class Batch:
     def with_x(self, x: Tensor) -> Batch:
         """The same mask and conditions around other values."""
         return replace(self, x=x)
+
+
+def check_real(mask: Tensor) -> None:
+    """ValueError for a sample without a real element. Looks at the values: on a GPU it waits for them."""
+    empty = (mask == 0).flatten(1).all(1)
+    if bool(empty.any()):
+        raise ValueError(f"mask has no real element in the samples {empty.nonzero().flatten().tolist()[:8]}")
 
 
 def concatenate(batches: list[Batch]) -> Batch:

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from core.batch import Batch, expand
+from core.batch import Batch, check_real, expand, is_full
 from core.codec import Codec
 from core.prediction import Prediction
 from core.reverse import Denoised, LogInterpolated, bound_term
@@ -124,6 +124,7 @@ class Denoiser(BaseDenoiser):
         With `cond["keep"]` eps must be of `space.beside(keep)`: the kept part has no noise, and the network is told it.
         With `Epsilon` and `EpsilonLoss` this is L_simple of Ho et al. 2020, eq. 14.
         """
+        self._check(batch, t, eps)
         keep = batch.cond.get("keep")
         if keep is not None and not getattr(self.network, "kept", False):
             raise ValueError(
@@ -143,6 +144,18 @@ class Denoiser(BaseDenoiser):
         s = (t - 1 / learned.num_steps).clamp(min=0)
         nats = bound_term(self.schedule, space, learned.codec, LogInterpolated(), batch, x_t, denoised, s, t)
         return loss + learned.vb_scale * learned.num_steps * nats / (dim * math.log(2))
+
+    @staticmethod
+    def _check(batch: Batch, t: Tensor, eps: Tensor) -> None:
+        """ValueError names what cannot be meant. Values are looked at on the CPU alone: a GPU would have to wait."""
+        if t.shape != (len(batch),):
+            raise ValueError(f"t has the shape {tuple(t.shape)}; it must be one time for each of {len(batch)} samples")
+        if eps.shape != batch.x.shape:
+            raise ValueError(f"eps has the shape {tuple(eps.shape)}, and x {tuple(batch.x.shape)}: they must be equal")
+        if t.device.type == "cpu" and not bool(((t > 0) & (t <= 1)).all()):
+            raise ValueError(f"t={t.tolist()}: times must lie in (0, 1]")
+        if batch.mask.device.type == "cpu" and not is_full(batch.mask):
+            check_real(batch.mask)
 
 
 class _Level(NamedTuple):

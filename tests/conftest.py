@@ -67,7 +67,7 @@ GRIDS: dict[str, times.Times] = {
     "quadratic": times.Quadratic(10),
     "karras": times.Karras(10),
     "log_snr": times.LogSNR(10),
-    "log_snr_between": times.LogSNR(10, -2.0, 3.0),
+    "log_snr_between": times.LogSNR(10, -4.0, 3.0),
     "fitted": times.Fitted(10, [-6.0, -2.0, 0.0, 5.0], [1.0, 3.0, 2.0]),
     "noise_table": times.NoiseTable(6, [1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5]),
 }

@@ -134,7 +134,7 @@ def test_dropped_labels_are_missing_labels():
     assert torch.equal(dropped[0], null[0])
     assert torch.equal(dropped[1], table({"label": label}, 2)[1])
     assert not torch.equal(dropped[1], null[1])
-    with pytest.raises(IndexError):
+    with pytest.raises(ValueError, match="must be a whole number"):
         table({"label": torch.tensor([10])}, 1)
 
 

@@ -71,8 +71,20 @@ class Conditions(nn.Module):
 
     def forward(self, cond: Mapping[str, Tensor], batch: int) -> Float[Tensor, "batch width"]:
         """Rows of `cond[name]`, null where `cond["drop"]` (B,) is true and for a condition that is absent."""
+        for name, table in self.tables.items():
+            assert isinstance(table, nn.Embedding)
+            self._check(name, cond.get(name), table.num_embeddings - 1)
         vectors = [self._rows(table, cond.get(name), cond.get("drop"), batch) for name, table in self.tables.items()]
         return torch.stack(vectors).sum(0)
+
+    @staticmethod
+    def _check(name: str, value: Tensor | None, count: int) -> None:
+        """ValueError for what is no value, where no GPU has to wait for it; there a value past the last is an error."""
+        if value is None or value.device.type != "cpu":
+            return
+        wrong = (value < 0) | (value >= count) | (value != value.long())
+        if bool(wrong.any()):
+            raise ValueError(f"{name}={value[wrong][0].item()}: must be a whole number from 0 to {count - 1}")
 
     @staticmethod
     def _rows(table: nn.Module, value: Tensor | None, drop: Tensor | None, batch: int) -> Tensor:

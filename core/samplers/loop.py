@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from core import random
-from core.batch import Batch
+from core.batch import Batch, check_real
 from core.denoiser import BaseDenoiser
 from core.reverse import Denoised
 
@@ -73,10 +73,13 @@ def sample(
     constrain: moves x after each step; what a multistep sampler remembers is then forgotten. callback: told the start,
     and the state after each step. Returns x at times[-1] in diffusion coordinates.
     """
-    if len(times) < 2 or bool((times.diff() >= 0).any()) or times[0] > 1 or times[-1] < 0:
+    if times.ndim != 1 or len(times) < 2 or not bool((times.diff() < 0).all() and times[-1] >= 0 and times[0] <= 1):
         raise ValueError(f"times must decrease within [0, 1], got {times.tolist()}")
     x, mask = template.x, template.mask
+    check_real(mask)
     numbers = torch.arange(len(x)) if indices is None else indices
+    if numbers.shape != (len(x),):
+        raise ValueError(f"indices has the shape {tuple(numbers.shape)}; it must number the {len(x)} samples")
     source = NoiseSource(denoiser, template, numbers.to(x.device), seed)
     denoise = Denoise(denoiser, template)
     x_t, state = prior(source, times[0]) if start is None else start, None
