@@ -67,6 +67,7 @@ MOLECULES = {
     "prediction/karras_by_column": [],
     "levels/log_normal_for_molecules": [],
     "times/karras_for_molecules": [],
+    "times/log_snr_for_molecules": [],
 }
 SMALL_MOLECULES = ("network.depth=2",)
 MOLECULE_DATA = {
