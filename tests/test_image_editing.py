@@ -165,8 +165,8 @@ def test_a_measurement_is_linear_and_has_its_adjoint(operator: Operator) -> None
     if isinstance(operator, Blur) and operator.sigma > 2:
         x, other = normal(0, 2, 3, 20, 18), normal(1, 2, 3, 20, 18)
     torch.testing.assert_close(operator(2 * x - other), 2 * operator(x) - operator(other))
-    image, transposed = Measurement(operator, operator(x)).adjoint(x)
-    y = normal(2, *image.shape)
+    image = operator(x)
+    transposed, y = Measurement(operator, image).adjoint(x), normal(2, *image.shape)
     torch.testing.assert_close((image * y).sum(), (x * transposed(y)).sum())
 
 

@@ -12,7 +12,7 @@ from benchmarks.kills import Options, main
 @pytest.mark.slow
 def test_three_kills_change_no_bit(tmp_path: Path, cache: Path) -> None:
     """`make reliability` does it thirty times."""
-    found = main(Options(kills=3, every=5, steps=300, longest=1.0, out=str(tmp_path)))
+    found = main(Options(kills=3, every=5, steps=150, longest=0.5, out=str(tmp_path)))
     assert found["kills"] == 3
     assert found["broken"] == 0
     assert found["equal"] is True
