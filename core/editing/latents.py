@@ -36,7 +36,7 @@ def interpolate(
 
     Both are inverted to their noise at times[0], mixed by `slerp`, and sampled with `DDIM()` over the decreasing
     `times`, with the conditions of the nearer one. In diffusion coordinates; both have one shape and mask. callback:
-    told     of each step to the noise of both and back, see `sample`.
+    told of each step to the noise of both and back, see `sample`.
     """
     if len(first) != 1 or first.x.shape != second.x.shape or not torch.equal(first.mask, second.mask):
         shapes = f"{tuple(first.x.shape)} and {tuple(second.x.shape)}"
