@@ -5,8 +5,11 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import signal
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.errors import UserError, reason_of
@@ -20,6 +23,8 @@ Options = TypeVar("Options")
 OPEN = ("cond", "guidance", "clip", "sampler", "times")
 # further ones of a command: data.path=... says where a checkpoint's data lies here
 OPEN_TO = {"sample": ("codec",), "evaluate": ("codec", "data"), "edit": ("codec", "method", "measurement", "grow")}
+
+INTERRUPTED, TERMINATED = 130, 143  # exit codes, after Ctrl-C and after SIGTERM
 
 WORDS = ("input", "to", "mask", "keep")  # of core.edit: text, whatever is in it
 
@@ -45,7 +50,7 @@ def run(command: str, work: Callable[[DictConfig], object]) -> None:
         _hydra_main(command, work)
     except KeyboardInterrupt:
         say("interrupted")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         line = _explain(error, command)
         if line is None or "debug=true" in sys.argv[1:]:
@@ -60,16 +65,69 @@ def _hydra_main(command: str, work: Callable[[DictConfig], object]) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors instead of printing them
     sys.argv[1:] = [opened(argument, command) for argument in sys.argv[1:]]
     raised: list[BaseException] = []
+    failed: list[str] = []
+    home, given = os.getpid(), sys.argv[1:]
 
     def task(config: DictConfig) -> None:
+        if job := _job(config, given):
+            if os.getpid() != home:  # a launcher's process, from where Hydra brings errors back
+                work(config)
+            elif _in_own_process([sys.executable, "-m", f"core.{command}", *job]):
+                failed.append(Path(config.out).name)
+            return
         try:
             work(config)
         except BaseException as error:
             raised.append(error)  # out of Hydra's sight, which would print lines of its own
 
     hydra.main(version_base="1.3", config_path="pkg://configs", config_name=command)(task)()
+    if failed:
+        raise UserError(f"failed, for the reasons above: {', '.join(failed)}")
     if raised:
         raise raised[0]
+
+
+def _job(config: DictConfig, given: Sequence[str]) -> list[str]:
+    """The arguments of a job of a sweep (-m), whose `out` becomes a folder of its own if none is given; [] in no sweep.
+
+    The folder is named by the job's number and by what of it is not as such in `given`, the command line.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    about = HydraConfig.get()
+    if about.mode != RunMode.MULTIRUN:
+        return []
+    overrides = list(about.overrides.task)
+    if not any(override.lstrip("+").startswith("out=") for override in overrides):
+        own = [override for override in overrides if override not in given]
+        name = re.sub(r"[^\w.+-]+", "-", "-".join([str(about.job.num), *own]).replace("++", ""))[:100].rstrip("-")
+        config.out = str(Path(about.sweep.dir, name))
+        overrides.append(f"out='{config.out}'")
+    settings = [override for override in about.overrides.hydra if not override.startswith("hydra.mode=")]
+    added = [source.path for source in about.runtime.config_sources if source.provider == "command-line"]
+    return [*(f"--config-dir={path}" for path in added), *settings, *overrides]
+
+
+def _in_own_process(call: Sequence[str]) -> int:
+    """Runs a job and returns its exit code, after it has said what went wrong. What stops this process stops the job.
+
+    Jobs share no process, since none leaves memory, process groups or threads as it found them.
+    """
+    process = subprocess.Popen(call)
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:  # of the terminal, which has told the job too: it saves what it has
+        process.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    if code in (TERMINATED, -signal.SIGTERM):
+        sys.exit(TERMINATED)
+    return code
 
 
 def opened(argument: str, command: str) -> str:

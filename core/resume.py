@@ -26,7 +26,8 @@ def resumed_config(config: DictConfig, folder: Path) -> tuple[DictConfig, bool]:
     saved = load_yaml(checkpoint.load_config_text(folder))
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     given = {override.lstrip("+").split("=", 1)[0]: override for override in overrides}
-    given.pop("resume", None)
+    if given.pop("resume", "").endswith("=auto"):  # the command that began the run: its parts and minutes are in it
+        given = {key: override for key, override in given.items() if _is_single(saved, key)}
     for key, override in given.items():
         if OmegaConf.select(saved, key, default=None) is None and "." not in key and key not in saved:
             raise UserError(f"resume={config.resume} has no key {key}; allowed: {', '.join(map(str, saved))}")
@@ -40,6 +41,23 @@ def resumed_config(config: DictConfig, folder: Path) -> tuple[DictConfig, bool]:
     if "training.steps" in given and saved.training.steps is not None and saved.training.steps < done:
         raise UserError(f"training.steps={saved.training.steps}: the checkpoint already stands at step {done}")
     return saved, "training.minutes" in given and saved.training.steps is None
+
+
+def begun(out: str | None) -> str | None:
+    """The run folder `out` if it holds a checkpoint, for resume=auto."""
+    if out is None:
+        raise UserError("resume=auto needs out=, the folder of the run that it begins or continues")
+    return out if any((Path(out) / checkpoint.FOLDER).glob("step-*")) else None
+
+
+def _is_single(saved: DictConfig, key: str) -> bool:
+    """Whether a key may be changed in a resumed run, by the command that began it."""
+    from omegaconf import OmegaConf
+
+    if key in ("trainer", "training.minutes"):
+        return key == "trainer"
+    known = key in saved or "." in key
+    return known and not OmegaConf.is_config(OmegaConf.select(saved, key, default=None))
 
 
 def step_of(folder: Path | None) -> int:

@@ -18,7 +18,10 @@ def train(config: DictConfig) -> None:
         replay(config)
     else:
         from core.fit import fit
+        from core.resume import begun
 
+        if config.resume == "auto":
+            config.resume = begun(config.out)
         fit(config)
 
 
