@@ -13,8 +13,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from core import checkpoint
+from core.denoiser import Denoiser
 from core.module import DiffusionModule, Optimisation
 from core.plots import level_curve, loss_curve
+from core.sharding import Sharded, denoiser_of, gathered, is_sharded, local, shared_out
 
 
 class Averaging(WeightAveraging):
@@ -22,9 +24,36 @@ class Averaging(WeightAveraging):
 
     def __init__(self, optimisation: Optimisation) -> None:
         def average(averaged: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
-            torch._foreach_lerp_(averaged, current, 1 - optimisation.decay(int(updates)))
+            share = 1 - optimisation.decay(int(updates))
+            torch._foreach_lerp_([local(a) for a in averaged], [local(c) for c in current], share)
 
         super().__init__(multi_avg_fn=torch.no_grad()(average))
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Shares out the average as the weights are by now."""
+        if isinstance(trainer.strategy, Sharded):
+            trainer.strategy.shard(self._averaged().network)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        checkpoint["state_dict"] = gathered(checkpoint["state_dict"])
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if is_sharded(trainer):
+            own = pl_module.state_dict()
+            parts = {name: shared_out(checkpoint[name], own) for name in ("state_dict", "current_model_state")}
+            checkpoint = {**checkpoint, **parts}
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+    def _averaged(self) -> Denoiser:
+        assert self._average_model is not None
+        module = self._average_model.module
+        assert isinstance(module, DiffusionModule)
+        return module.denoiser
 
 
 class Checkpoints(Callback):
@@ -138,16 +167,20 @@ class Curves(Callback):
 class Previews(Callback):
     """A picture of samples of the averaged weights at each validation, in the run folder and in TensorBoard.
 
-    draw: step -> path of the picture. It must stand before `Averaging`, which swaps the weights back after validation.
+    draw: step, denoiser -> path of the picture. It must stand before `Averaging`, which swaps the weights back after
+    validation.
     """
 
-    def __init__(self, draw: Callable[[int], Path]) -> None:
+    def __init__(self, draw: Callable[[int, Denoiser], Path]) -> None:
         self.draw = draw
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero:
+        if trainer.sanity_checking:
             return
-        path = self.draw(trainer.global_step)
+        denoiser = denoiser_of(trainer)  # all processes ask for it, should it be shared out
+        if not trainer.is_global_zero:
+            return
+        path = self.draw(trainer.global_step, denoiser)
         for logger in trainer.loggers:
             if isinstance(logger, pl.loggers.TensorBoardLogger):
                 logger.experiment.add_image("samples", _as_array(path), trainer.global_step, dataformats="HWC")

@@ -9,6 +9,8 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from core.sharding import whole
+
 
 class RecentClipping(pl.Callback):
     """The gradient's norm is held to 1.5 times the mean plus twice the standard deviation of the last `recent` norms.
@@ -35,10 +37,11 @@ class RecentClipping(pl.Callback):
     ) -> None:
         parameters, bound = list(pl_module.parameters()), self.bound
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if not math.isfinite(norm):
+        size = float(whole(norm))
+        if not math.isfinite(size):
             return
         torch.nn.utils.clip_grads_with_norm_(parameters, bound, norm)
-        self.norms = [*self.norms, min(float(norm), bound)][-self.recent :]
+        self.norms = [*self.norms, min(size, bound)][-self.recent :]
 
     def state_dict(self) -> dict[str, Any]:
         return {"norms": self.norms}

@@ -36,17 +36,20 @@ from core.checkpoint_io import FolderCheckpointIO
 from core.cli import is_first_process
 from core.clipping import RecentClipping
 from core.data import Data, train_loader, training_order, val_loader
+from core.denoiser import Denoiser
 from core.errors import UserError
 from core.evaluation import evaluate_model
 from core.model import Model
 from core.module import DiffusionModule, Optimisation
 from core.objective import Objective
 from core.output import ALL, request
+from core.peers import watched
 from core.progress import Progress
 from core.recorder import Recorder
 from core.resume import initialise, resumed_config, step_of
 from core.runs import Reporter, in_use, new_folder, writable
 from core.settings import check
+from core.sharding import Sharded
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -83,14 +86,22 @@ def fit(config: DictConfig) -> Path:
         if config.n and trainer.is_global_zero and (missing := model.modality.missing(config.n)):
             report(missing)
         loaders = _loaders(config, data, trainer, first_step=step_of(resumed))
-        with _interruptions(trainer, run, report), writable(run):
+        with watched(lambda: _started_by(trainer)), _interruptions(trainer, run, report), writable(run):
             trainer.fit(module, *loaders, ckpt_path=resumed, weights_only=True if resumed else None)
         if trainer.is_global_zero:
             report(f"trained {trainer.global_step} steps in {_clock(time.monotonic() - begun)}")
+            if isinstance(trainer.strategy, Sharded):  # the others have their parts, and leave
+                model.denoiser = trainer.strategy.blank
+                model.denoiser.load_state_dict(checkpoint.load_weights(checkpoint.find(run)))
             model.to(trainer.strategy.root_device)  # Lightning has left it on the CPU
             _finish(config, run, model, data, report)
             report(f"all of it in {run}, after {_clock(time.monotonic() - begun)}")
     return run
+
+
+def _started_by(trainer: pl.Trainer) -> list[Any]:
+    """The processes that Lightning has started from this one."""
+    return list(getattr(trainer.strategy.launcher, "procs", ()))
 
 
 @contextmanager
@@ -168,7 +179,7 @@ def build_trainer(
         accelerator=hardware.accelerator,
         devices=hardware.devices,
         num_nodes=hardware.num_nodes,
-        strategy=hardware.strategy,
+        strategy=_strategy(hardware),
         precision=_precision(str(hardware.precision), hardware.accelerator),
         max_steps=training.steps or -1,
         max_epochs=-1,
@@ -191,6 +202,16 @@ def build_trainer(
         use_distributed_sampler=False,
         detect_anomaly=hardware.detect_anomaly,
     )
+
+
+def _strategy(hardware: DictConfig) -> Any:
+    """Lightning's name for how several devices work together, or our own way."""
+    if hardware.strategy != "fsdp":
+        return hardware.strategy
+    for switch in ("channels_last", "compile"):
+        if hardware[switch]:
+            raise UserError(f"trainer.{switch}=true: false with trainer.strategy=fsdp, which shares out plain weights")
+    return Sharded()
 
 
 def _precision(wanted: str, accelerator: str) -> Any:
@@ -217,11 +238,12 @@ def _loaders(config: DictConfig, data: Data, trainer: pl.Trainer, first_step: in
     )
 
 
-def _previewer(config: DictConfig, run: Path, model: Model, data: Data) -> Callable[[int], Path]:
-    def draw(step: int) -> Path:
+def _previewer(config: DictConfig, run: Path, model: Model, data: Data) -> Callable[[int, Denoiser], Path]:
+    def draw(step: int, denoiser: Denoiser) -> Path:
         preview = config.copy()
         preview.steps = min(config.steps, config.preview.steps)
-        batch = next(model.stream(model.template(config.preview.n, source=data.val), preview, seed=config.seed))
+        drawn = model if denoiser is model.denoiser else Model(denoiser.eval(), model.codec, model.modality, config)
+        batch = next(drawn.stream(model.template(config.preview.n, source=data.val), preview, seed=config.seed))
         path = run / "previews" / f"{checkpoint.step_name(step)}.png"
         path.parent.mkdir(exist_ok=True)
         model.modality.grid(batch, path)

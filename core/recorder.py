@@ -27,11 +27,13 @@ from torch import Tensor
 
 from core import checkpoint, tensor_files
 from core.batch import Batch
+from core.denoiser import Denoiser
 from core.diagnosis import Diagnosis, diagnose
 from core.errors import UserError
 from core.module import DiffusionModule
 from core.objective import Taken
 from core.runs import Reporter, write_json
+from core.sharding import denoiser_of, local
 
 FOLDER, RECORD, BATCHES = "flight", "record.json", "batches.safetensors"
 MOST = 5  # records of a run: the first ones tell how it began
@@ -80,7 +82,7 @@ class Recorder(Callback):
         assert isinstance(pl_module, DiffusionModule)
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         losses = torch.stack(pl_module.losses)
-        norms = torch.stack(torch._foreach_norm(gradients)) if gradients else losses.new_zeros(1)
+        norms = torch.stack(torch._foreach_norm(list(map(local, gradients)))) if gradients else losses.new_zeros(1)
         own = bool(torch.isfinite(losses.sum() + norms.sum()))
         if trainer.strategy.reduce_boolean_decision(own):
             self.in_a_row = 0
@@ -88,7 +90,8 @@ class Recorder(Callback):
             if (usual := self.spikes(loss)) is not None:
                 self.report(f"step {trainer.global_step}: the loss is {loss:.3g}, lately {usual:.3g}")
             return
-        where = "" if own else self._record(trainer, pl_module)
+        denoiser = denoiser_of(trainer)
+        where = "" if own else self._record(trainer, pl_module, denoiser)
         for parameter in pl_module.parameters():
             parameter.grad = None  # an optimiser passes over it: no moment, no decay, no step
         self.in_a_row += 1
@@ -98,7 +101,7 @@ class Recorder(Callback):
                 f"number: lower optimisation.lr or choose trainer.precision=32-true{where}"
             )
 
-    def _record(self, trainer: pl.Trainer, module: DiffusionModule) -> str:
+    def _record(self, trainer: pl.Trainer, module: DiffusionModule, denoiser: Denoiser) -> str:
         """Writes the step down; where, as the end of a sentence."""
         step = trainer.global_step
         name = checkpoint.step_name(step) + (f"-rank-{trainer.global_rank}" if trainer.world_size > 1 else "")
@@ -107,23 +110,25 @@ class Recorder(Callback):
         if self.records > MOST:
             return ""
         with trainer.precision_plugin.forward_context():
-            found = diagnose(module.denoiser, module.objective, module.taken)
-        write(folder, module, self.config_text, found, str(trainer.precision))
+            found = diagnose(denoiser, module.objective, module.taken)
+        write(folder, denoiser, module.taken, self.config_text, found, str(trainer.precision))
         self.report(f"step {step} is not applied: {found}; replay={folder} takes it again")
         return f"; replay={folder} takes the last one written down again"
 
 
-def write(folder: Path, module: DiffusionModule, config_text: str, found: Diagnosis, precision: str) -> None:
+def write(
+    folder: Path, denoiser: Denoiser, steps: Sequence[Taken], config_text: str, found: Diagnosis, precision: str
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     about: list[dict[str, int]] = []
-    for number, taken in enumerate(module.taken):
+    for number, taken in enumerate(steps):
         parts = {"x": taken.batch.x, "mask": taken.batch.mask, "positions": taken.positions}
         parts |= {f"cond.{name}": value for name, value in taken.batch.cond.items()}
         tensors |= {f"{number}.{name}": value.detach().cpu().contiguous() for name, value in parts.items()}
         about.append({"step": taken.step, "total": taken.total, "key": taken.key})
     save_file(tensors, folder / BATCHES)
-    weights = {name: value.detach().cpu().contiguous() for name, value in module.denoiser.state_dict().items()}
+    weights = {name: value.detach().cpu().contiguous() for name, value in denoiser.state_dict().items()}
     save_file(weights, folder / checkpoint.MODEL)
     (folder / checkpoint.CONFIG).write_text(config_text, encoding="utf-8")
     write_json(folder / RECORD, {"micro_batches": about, "precision": precision, "found": found.as_dict()})

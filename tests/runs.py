@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from core import checkpoint, cli
+from core.runs import RUN_FOLDER
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORK = ("network.widths=[8,8]", "network.groups=4")
@@ -69,6 +71,18 @@ def edit(run: Path, folder: Path, *overrides: object) -> Path:
 
     command.edit(compose("edit", "n=4", "steps=2", "device=cpu", f"checkpoint={run}", f"out={folder}", *overrides))
     return folder
+
+
+LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", RUN_FOLDER)
+
+
+def in_processes(number: int, folder: Path, cache: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command of Python's in so many processes started by torchrun, in the folder, each with one thread."""
+    kept = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
+    environment = {**kept, "OMP_NUM_THREADS": "1", "POLYDIFFUSION_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
+    launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}")
+    command = [sys.executable, *launcher, *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def weights(run: Path, averaged: bool = False) -> dict[str, Tensor]:

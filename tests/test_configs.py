@@ -98,12 +98,14 @@ SEPARATE = {
     **dict.fromkeys(SOUND_DATA, "test_data_of_sounds"),
     "data/folder": "test_data_folder",
     "data/torchvision": "test_torchvision",
+    "data/shards": "test_data_shards",
     "network/ddpm_cifar10": "tests/test_presets.py",
     "network/iddpm_cifar10": "tests/test_presets.py",
     "network/diffwave_sc09": "tests/test_presets.py",
     "network/diffwave_ljspeech": "tests/test_presets.py",
     "trainer/gpu": "test_trainer_gpu",
     "trainer/ddp": "test_trainer_ddp",
+    "trainer/fsdp": "tests/test_sharding.py",
     "space/zero_centre_of_mass": "test_zero_centre_of_mass",
     "guidance/autoguidance": "tests/test_guidance_configs.py",
     "guidance/property": "tests/test_molecule_steering.py",
@@ -231,6 +233,19 @@ def test_data_folder(pictures: Path, tmp_path: Path, no_plots: None) -> None:
     samples = core.load(run, device="cpu").sample(n=2, steps=2, label="dog")
     assert samples.x.shape == (2, 3, 8, 8)
     assert samples.cond["label"].tolist() == [1, 1]
+
+
+def test_data_shards(tmp_path: Path, no_plots: None) -> None:
+    rng = np.random.default_rng(0)
+    for split, sizes in {"train": (20, 13), "val": (9,), "test": (8, 4)}.items():
+        (tmp_path / split).mkdir()
+        for i, n in enumerate(sizes):
+            np.save(tmp_path / split / f"x-{i}.npy", rng.integers(0, 256, (n, 3, 8, 8), dtype=np.uint8))
+            np.save(tmp_path / split / f"label-{i}.npy", np.arange(n) % 2)
+    (tmp_path / "classes.json").write_text('["cat", "dog"]')
+    run = train(tmp_path / "run", "data=shards", f"data.path={tmp_path}", "data.memory=1")
+    trains_and_samples(run)
+    assert core.load(run, device="cpu").modality.classes == ["cat", "dog"]
 
 
 class Sketches:
