@@ -28,6 +28,7 @@ from torch import Tensor
 
 from core import digests, tensor_files
 from core.errors import UserError
+from core.shipped import models
 from core.tree import decode, encode, storable
 
 FOLDER, MODEL, EMA, CONFIG = "checkpoints", "model.safetensors", "ema.safetensors", "config.yaml"
@@ -131,9 +132,12 @@ def load_config_text(folder: Path | str) -> str:
 def find(path: Path | str, which: Pointer = "last") -> Path:
     """The step folder that `path` means: itself, or the last or best one of a run folder or a checkpoints folder.
 
-    If `last` is missing or names a folder that is gone, the newest step folder is the last one.
+    If `last` is missing or names a folder that is gone, the newest step folder is the last one. Where there is nothing
+    of that path, it may be the name of a model that comes with the project, see `core.shipped`.
     """
     path = Path(path)
+    if not path.exists() and (shipped := models().get(str(path))):
+        return shipped
     if (path / MODEL).is_file():
         return path
     checkpoints = path / FOLDER if (path / FOLDER).is_dir() else path
@@ -144,8 +148,10 @@ def find(path: Path | str, which: Pointer = "last") -> Path:
     for folder in candidates:
         if (folder / MODEL).is_file():
             return folder
+    named = "" if path.exists() or len(path.parts) != 1 else f"; by name there are {', '.join(models())}"
     raise UserError(
         f"no {which} checkpoint in {path}: expected a run folder, its {FOLDER}/ folder, or a step folder with {MODEL}"
+        + named
     )
 
 

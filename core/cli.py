@@ -8,10 +8,12 @@ import re
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from core import peers
 from core.errors import UserError, reason_of
 
 if TYPE_CHECKING:
@@ -43,8 +45,9 @@ def run(command: str, work: Callable[[DictConfig], object]) -> None:
     """Composes the config `command` from the command line and calls `work` with it.
 
     A `UserError`, or Hydra's about the command line, is printed in one line, with exit code 2; `debug=true` shows the
-    traceback instead.
+    traceback instead. One of several processes names its rank, and ends without waiting for the others.
     """
+    peers.watch_parent()
     say(f"polydiffusion: core.{command} {' '.join(sys.argv[1:])}".rstrip())
     try:
         _hydra_main(command, work)
@@ -53,7 +56,14 @@ def run(command: str, work: Callable[[DictConfig], object]) -> None:
         sys.exit(INTERRUPTED)
     except Exception as error:
         line = _explain(error, command)
-        if line is None or "debug=true" in sys.argv[1:]:
+        if line is None and peers.is_loss(error):
+            line = f"another process is gone, whose own line says why ({reason_of(error)})"
+        shows = line is None or "debug=true" in sys.argv[1:]
+        if peers.place()[1] > 1:
+            if shows:
+                traceback.print_exc()
+            peers.leave(line or f"{type(error).__name__}: {reason_of(error)}", 1 if line is None else 2)
+        if shows:
             raise
         print(f"error: {line}", file=sys.stderr, flush=True)
         sys.exit(2)
@@ -131,7 +141,10 @@ def _in_own_process(call: Sequence[str]) -> int:
 
 
 def opened(argument: str, command: str) -> str:
+    """An argument as Hydra takes it."""
     key, _, value = argument.partition("=")
+    if key == "modality" and command in ("sample", "edit"):  # its model, which comes with the project
+        return f"checkpoint={value}"
     if command == "edit" and key in WORDS and not value.startswith(("'", '"')) and value != "null":
         # commas, colons and brackets are no lists there
         argument = f"{key}='{value}'" if "'" not in value else argument

@@ -41,10 +41,11 @@ def open_model(config: DictConfig) -> tuple[Model, DictConfig]:
     from core.model import load
     from core.output import SAMPLING
     from core.settings import NULLABLE, check
+    from core.shipped import models
 
     check(config, (*NULLABLE, "steps"))
     if config.checkpoint is None:
-        raise UserError("checkpoint= is not set: name a run folder, such as checkpoint=runs/image-...")
+        raise UserError(f"checkpoint= is not set: a run folder, or one of {', '.join(models())}, which are here")
     if config.which not in ("last", "best"):
         raise UserError(f"which={config.which}: must be last or best")
     averaged, which, device = config.averaged, config.which, config.device

@@ -46,6 +46,7 @@ PLUMBING = {
     "tensor_files": 1,
     "digests": 1,
     "cli": 1,
+    "shipped": 0,
     "cache": 0,
     "splits": 1,
     "pulse": 2,
