@@ -18,8 +18,9 @@ types:          ## static types of the core
 train:          ## the first command
 	python -m core.train modality=image
 
-reliability:    ## kills real training processes, opens hostile files, and 10,000 broken ones of each kind
+reliability:    ## kills, half an hour of cycles in one process, hostile files, and 10,000 broken ones of each kind
 	python -m benchmarks.kills
+	python -m benchmarks.soak
 	python -m benchmarks.hostile
 	FUZZ_EXAMPLES=10000 pytest tests/test_fuzz.py
 
