@@ -22,6 +22,7 @@ reliability:    ## kills, half an hour of cycles in one process, hostile files, 
 	python -m benchmarks.kills
 	python -m benchmarks.soak
 	python -m benchmarks.hostile
+	python -m benchmarks.loader_memory
 	FUZZ_EXAMPLES=10000 pytest tests/test_fuzz.py
 
 ci:             ## what a change must pass, in a fresh environment

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -142,3 +143,21 @@ def machine() -> dict[str, object]:
     """What a measurement depends on."""
     processor = platform.processor() or platform.machine()
     return {"processor": processor, "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def reset_peak(process: int | str = "self") -> float | None:
+    """The memory that a process has in use now, in bytes, which becomes its peak; None where it cannot be told."""
+    try:
+        Path(f"/proc/{process}/clear_refs").write_text("5")
+    except OSError:
+        return None
+    return peak(process)
+
+
+def peak(process: int | str = "self") -> float | None:
+    """The most memory that a process has had in use, mapped pages of files included, in bytes."""
+    status = Path(f"/proc/{process}/status")
+    if not status.exists():
+        return None
+    lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+    return float(lines["VmHWM"].split()[0]) * 1024

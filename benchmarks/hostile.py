@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from benchmarks.common import machine
+from benchmarks.common import machine, peak, reset_peak
 from core import checkpoint, recorder, tensor_files
 from core.cli import with_options
 from core.config import instantiate, load_yaml
@@ -281,7 +281,7 @@ def attempt(case: Case, folder: Path) -> Outcome:
     mark.unlink(missing_ok=True)
     os.environ[MARK] = str(mark)
     case.make(path)
-    before, said = _reset_peak(), None
+    before, said = reset_peak(), None
     begun = time.perf_counter()
     try:
         case.open(path)
@@ -289,26 +289,9 @@ def attempt(case: Case, folder: Path) -> Outcome:
         said = str(error)
     except ValueError as error:  # of readers whose caller names the file
         said = reason_of(error)
-    seconds, after = time.perf_counter() - begun, _peak()
+    seconds, after = time.perf_counter() - begun, peak()
     path.unlink()
     return Outcome(said, seconds, None if before is None or after is None else after - before, mark.exists())
-
-
-def _reset_peak() -> float | None:
-    """The memory in use now, in bytes, which becomes the peak; None where it cannot be told."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return None
-    return _peak()
-
-
-def _peak() -> float | None:
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
-    return float(lines["VmHWM"].split()[0]) * 1024
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from core import random
 from core.batch import Batch
 
+PROBED = 64  # samples of a split that tell how large all are
+
 
 class Source(Protocol):
     """One split of a data set.
@@ -51,27 +53,36 @@ class Data(Protocol):
         ...
 
 
-class ArraySource:
-    """A split held in arrays (memory-mapped ones too): x (N, *S), conditions (N, ...), optionally a mask (N, *M).
+class Rows(Protocol):
+    """What of an array a source needs: `core.shards.Shards`, whose files may be larger than the memory, has it too."""
 
-    rows: the places of this split in the arrays; all of them unless given.
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray: ...
+
+
+class ArraySource:
+    """A split held in arrays or `Shards`: x (N, *S), conditions (N, ...), optionally a mask (N, *M).
+
+    rows: the places of this split in the arrays; all of them, in their order, unless given.
     """
 
     def __init__(
         self,
-        x: np.ndarray,
-        cond: Mapping[str, np.ndarray] | None = None,
-        mask: np.ndarray | None = None,
+        x: Rows,
+        cond: Mapping[str, Rows] | None = None,
+        mask: Rows | None = None,
         rows: np.ndarray | None = None,
     ) -> None:
         self.x, self.cond, self.mask = x, dict(cond or {}), mask
-        self.rows = np.arange(len(x)) if rows is None else np.asarray(rows)
+        self.rows = None if rows is None else np.asarray(rows)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.x) if self.rows is None else len(self.rows)
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        rows = self.rows[np.asarray(indices)]
+        rows = np.asarray(indices, dtype=np.int64)
+        rows = rows if self.rows is None else self.rows[rows]
         x = torch.from_numpy(np.ascontiguousarray(self.x[rows]))
         cond = {name: torch.from_numpy(np.ascontiguousarray(value[rows])) for name, value in self.cond.items()}
         if self.mask is None:
@@ -82,6 +93,20 @@ class ArraySource:
 def whole(source: Source, limit: int | None = None) -> Batch:
     """A split (or its first `limit` samples) as one batch."""
     return source.batch(range(len(source) if limit is None else min(limit, len(source))))
+
+
+def spread(source: Source, limit: int) -> Batch:
+    """A split as one batch or, if its x would take more than about `limit` bytes, evenly spaced samples that do not.
+
+    Counted as float32, to which figures convert it.
+    """
+    size = len(source)
+    looked_at = np.unique(np.linspace(0, size - 1, min(size, PROBED)).astype(np.int64)).tolist()
+    if (sizes := getattr(source, "sizes", None)) is not None:
+        looked_at.append(int(np.argmax(sizes)))  # to which the whole batch would be padded
+    some = source.batch(looked_at).x
+    count = max(1, limit * len(looked_at) // (4 * some.numel()))
+    return whole(source) if count >= size else source.batch((np.arange(count) * size // count).tolist())
 
 
 class StepOrder(Sampler[list[int]]):

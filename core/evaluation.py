@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from core.codec import LossyCodecError
-from core.data import Data, whole
+from core.data import Data, spread, whole
 from core.errors import UserError
 from core.likelihood import variational_bound
 from core.output import ALL, Share, read_arrays, write_samples
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 FIGURES = "evaluation.json"
 LIKELIHOOD_BATCH = 128
+TRAINING_BYTES = 2**31  # of training data, as float32, that samples are compared with
 Table = dict[str, dict[str, float]]
 
 
@@ -56,6 +57,7 @@ def evaluate_model(
     The floor is measured on the n held-out samples after those; where the test split has fewer, on n of the validation
     split; where that has fewer too, on as many as the test split has. request: see `write_samples`. likelihood:
     held-out samples whose variational bound to compute too, 0 for none. share: of this process, see `write_samples`.
+    Of a large training split (see `TRAINING_BYTES`) memorisation and novelty see a part, and the title says how many.
     None on all processes but the first.
     """
     n = int(config.n)
@@ -66,10 +68,13 @@ def evaluate_model(
     reference, floor = held_out[:n], held_out[n:]
     if len(floor) < n <= len(data.val):
         floor = whole(data.val, n)
-    table = compare(model.modality, samples, reference, floor, whole(data.train))
+    training = spread(data.train, TRAINING_BYTES)
+    table = compare(model.modality, samples, reference, floor, training)
     if likelihood:
         table["held-out data"] = log_likelihood(model, data, likelihood, likelihood_steps, config.seed, report)
     title = f"{len(samples)} samples against {len(reference)} held-out ones"
+    if len(training) < len(data.train):
+        title += f", and {len(training):,} of {len(data.train):,} training ones"
     publish(table, n, folder / FIGURES, title, model.modality, report)
     if len(floor) < n:
         report(f"the column real is of {len(floor)} held-out samples: its figures are not at equal n")

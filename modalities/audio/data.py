@@ -3,7 +3,7 @@
 A data set is cached once as `samples.int16` (all clips, little-endian, nothing padded) and, of each split,
 `<split>_start.npy` and `<split>_length.npy`, int64 (N,), in samples, and `<split>_<condition>.npy`, int64 (N,), in a
 folder that appears under its final name only when it is complete. Loading maps the samples: none is read before it is
-asked for.
+asked for, and they may be larger than the memory.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from core.batch import Batch
 from core.cache import building
 from core.errors import UserError
 from core.folders import describe_skipped
+from core.shards import Mapped, Resident
 from core.splits import SPLIT_SEED, SPLITS, interleaved
 from modalities.audio.clips import FULL_SCALE, Reader, read_all
 
@@ -40,7 +41,7 @@ class ClipSource:
 
     def __init__(
         self,
-        samples: Int16[np.ndarray, " total"],
+        samples: Int16[np.ndarray, " total"] | Mapped,
         starts: Int64[np.ndarray, " n"],
         lengths: Int64[np.ndarray, " n"],
         cond: Mapping[str, Int64[np.ndarray, " n"]],
@@ -97,7 +98,7 @@ class AudioData:
         shortest, longest = (int(f([f(lengths[split]) for split in SPLITS])) for f in (np.min, np.max))
         max_length = _round_up(longest, multiple)
         full = silence or shortest == max_length
-        samples = np.memmap(cache / SAMPLES, dtype="<i2", mode="r")
+        samples = Mapped(np.memmap(cache / SAMPLES, dtype="<i2", mode="r"), Resident())
 
         def source(split: str) -> ClipSource:
             cond = {name: np.load(cache / f"{split}_{name}.npy") for name in self.conditions}

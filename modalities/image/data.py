@@ -19,40 +19,43 @@ from core.batch import Batch
 from core.data import ArraySource
 from core.errors import UserError
 from core.folders import describe_skipped
+from core.shards import Resident, Shards
 from core.splits import SPLITS
 
 GATHER_ROWS = 4096  # images copied at a time, so that a data set larger than the memory can be split
 
 
-class ImageData:
-    """A cached data set of images: the sources `train`, `val` and `test` of uint8 (B, C, H, W) images in [0, 255].
+class Pictures:
+    """A data set of images: the sources `train`, `val` and `test` of uint8 (B, C, H, W) images in [0, 255].
 
-    Every prefix of a split is itself stratified, so `n` held-out images are the first n, and a real-vs-real floor at n
-    compares the first n with the next n.
+    Every prefix of a held-out split is itself stratified, so `n` held-out images are the first n, and a real-vs-real
+    floor at n compares the first n with the next n.
 
-    facts: `channels`, `size` (pixels along a side), `shape` of one image, `num_classes` (0 without labels), `classes`.
-    flip:  whether training may mirror images left to right; never right for digits and letters.
+    sources: by split; shape: (C, H, W) of one image, where H = W; classes: names of the labels, [] without labels.
+    flip:    whether training may mirror images left to right; never right for digits and letters.
+    skipped: files that could not be read, each with the reason.
+    facts:   `channels`, `size` (pixels along a side), `shape`, `num_classes` (0 without labels), `classes`.
     """
 
-    def __init__(self, name: str, cache: Path, flip: bool = False) -> None:
-        self.name = name
-        self.flip = flip
-        about = json.loads((cache / "about.json").read_text())
-        self.classes: list[str] = about["classes"]
-        self.skipped: list[str] = about["skipped"]
-        self.train, self.val, self.test = (self._source(cache, split) for split in SPLITS)
-        channels, size = np.load(cache / "train_x.npy", mmap_mode="r").shape[1:3]
+    def __init__(
+        self,
+        name: str,
+        sources: Mapping[str, ArraySource],
+        shape: Sequence[int],
+        classes: Sequence[str],
+        flip: bool = False,
+        skipped: Sequence[str] = (),
+    ) -> None:
+        self.name, self.flip = name, flip
+        self.classes, self.skipped = list(classes), list(skipped)
+        self.train, self.val, self.test = (sources[split] for split in SPLITS)
         self.facts: dict[str, object] = {
-            "channels": channels,
-            "size": size,
-            "shape": [channels, size, size],
+            "channels": shape[0],
+            "size": shape[1],
+            "shape": list(shape),
             "num_classes": len(self.classes),
             "classes": self.classes,
         }
-
-    def _source(self, cache: Path, split: str) -> ArraySource:
-        cond = {"label": np.load(cache / f"{split}_label.npy", mmap_mode="r")} if self.classes else {}
-        return ArraySource(np.load(cache / f"{split}_x.npy", mmap_mode="r"), cond)
 
     def augment(self, batch: Batch, u: Float[Tensor, "batch 8"]) -> Batch:
         """Half of the images mirrored left to right, if `flip`; u: uniform numbers in [0, 1)."""
@@ -67,6 +70,21 @@ class ImageData:
         counts = f"{len(self.train):,} training, {len(self.val):,} validation and {len(self.test):,} test images"
         classes = f", {len(self.classes)} classes" if self.classes else ""
         return f"{self.name}: {counts} of {channels}x{size}x{size}{classes}{describe_skipped(self.skipped)}"
+
+
+class ImageData(Pictures):
+    """A cached data set of images."""
+
+    def __init__(self, name: str, cache: Path, flip: bool = False) -> None:
+        about, resident = json.loads((cache / "about.json").read_text()), Resident()
+
+        def array(split: str, what: str) -> Shards:
+            return Shards([cache / f"{split}_{what}.npy"], resident)
+
+        x = {split: array(split, "x") for split in SPLITS}
+        cond = {split: {"label": array(split, "label")} if about["classes"] else {} for split in SPLITS}
+        sources = {split: ArraySource(x[split], cond[split]) for split in SPLITS}
+        super().__init__(name, sources, x["train"].shape[1:], about["classes"], flip, about["skipped"])
 
 
 def write_splits(

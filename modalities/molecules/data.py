@@ -19,6 +19,7 @@ from torch import Tensor
 from core.batch import Batch
 from core.errors import UserError
 from core.folders import describe_skipped
+from core.shards import Resident, Shards
 from core.splits import SPLITS
 from modalities.molecules.elements import check
 from modalities.molecules.fragments import fragments
@@ -34,8 +35,8 @@ class MoleculeSource:
 
     def __init__(
         self,
-        positions: Float32[np.ndarray, "atoms 3"],
-        species: UInt8[np.ndarray, " atoms"],
+        positions: Float32[np.ndarray, "atoms 3"] | Shards,
+        species: UInt8[np.ndarray, " atoms"] | Shards,
         starts: Int64[np.ndarray, " n"],
         sizes: Int64[np.ndarray, " n"],
         cond: Mapping[str, Float32[np.ndarray, " n"]],
@@ -97,8 +98,8 @@ class MoleculeData:
         if unknown := sorted(set(properties) - set(about["properties"])):
             known = ", ".join(about["properties"]) or "none"
             raise UserError(f"data.properties: unknown {', '.join(unknown)}; {name} has {known}")
-        positions = np.load(cache / "positions.npy", mmap_mode="r")
-        species = np.load(cache / "species.npy", mmap_mode="r")
+        resident = Resident()
+        positions, species = (Shards([cache / f"{what}.npy"], resident) for what in ("positions", "species"))
         sizes = np.load(cache / "size.npy")
         starts = np.cumsum(sizes) - sizes
         values = {key: np.load(cache / f"property_{key}.npy") for key in properties}
