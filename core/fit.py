@@ -86,7 +86,7 @@ def fit(config: DictConfig) -> Path:
         if config.n and trainer.is_global_zero and (missing := model.modality.missing(config.n)):
             report(missing)
         loaders = _loaders(config, data, trainer, first_step=step_of(resumed))
-        with watched(lambda: _started_by(trainer)), _interruptions(trainer, run, report), writable(run):
+        with watched(trainer.strategy.launcher), _interruptions(trainer, run, report), writable(run):
             trainer.fit(module, *loaders, ckpt_path=resumed, weights_only=True if resumed else None)
         if trainer.is_global_zero:
             report(f"trained {trainer.global_step} steps in {_clock(time.monotonic() - begun)}")
@@ -97,11 +97,6 @@ def fit(config: DictConfig) -> Path:
             _finish(config, run, model, data, report)
             report(f"all of it in {run}, after {_clock(time.monotonic() - begun)}")
     return run
-
-
-def _started_by(trainer: pl.Trainer) -> list[Any]:
-    """The processes that Lightning has started from this one."""
-    return list(getattr(trainer.strategy.launcher, "procs", ()))
 
 
 @contextmanager

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 ARRAYS, MANIFEST, PARTS = "samples.npz", "manifest.json", ".parts"
 SAMPLING = ("sampler", "times", "guidance", "clip", "steps")  # the parts of a config that only sampling reads
 POLL_SECONDS = 0.2
+# seconds without anything new after which another process is given up; at least so many of the longest micro-batches
+# of this one, because others may be slower, and after which of them a line says for what it waits
+PATIENCE, TIMES_LONGEST, SPEAKS = 600.0, 20, 60.0
 
 
 @dataclass(frozen=True)
@@ -73,27 +76,31 @@ def write_samples(
     Writes one artefact a sample, what `Modality.present` draws, samples.npz (`x` decoded, and the conditions under
     their names; `mask` where there is padding; the modality's `about`) and manifest.json. request: what the samples
     follow from, see `request`; a folder with the same request is continued, one with another is refused. share: of this
-    process, where several draw into one folder. held_out: real data to draw beside the samples, and to take those
-    conditions from that only data has.
+    process, where several draw into one folder: the first one gives up, with a UserError, when nothing has come for ten
+    minutes or 20 of its longest micro-batches, and the same command goes on later. held_out: real data to draw beside
+    the samples, and to take those conditions from that only data has.
     """
     begun, n, size = time.monotonic(), int(config.n), int(config.micro_batch)
     firsts = range(0, n, size)
     template = model.template(n, plain(config.cond), held_out)  # before the folder is taken by a request that is wrong
-    _begin(folder, request, share)
+    if not _begin(folder, request, share):
+        return None
 
     def wanted(first: int) -> bool:
         return (first // size) % share.world == share.rank and not _part(folder, first).exists()
 
     todo = [first for first in firsts if wanted(first)]
     stream = model.stream(template, config, seed=config.seed, micro_batch=size, wanted=wanted)
+    longest, before = 0.0, time.monotonic()
     with counting(console, "sampling", sum(min(size, n - first) for first in todo)) as count:
         for first, batch in zip(todo, stream, strict=True):
             model.modality.write(batch, folder, first)
             write_arrays(_part(folder, first), batch)
             count(len(batch))
+            longest, before = max(longest, time.monotonic() - before), time.monotonic()
     if share.rank:
         return None
-    _wait(folder, firsts, console)
+    _wait(folder, firsts, size, share, console, max(PATIENCE, TIMES_LONGEST * longest))
     samples = concatenate([read_arrays(_part(folder, first)) for first in firsts])
     write_arrays(folder / ARRAYS, samples, model.modality.about)
     model.modality.present(samples, folder, None if held_out is None else whole(held_out, n))
@@ -122,32 +129,56 @@ def _part(folder: Path, first: int) -> Path:
     return folder / PARTS / f"{first:08d}.npz"
 
 
-def _begin(folder: Path, request: Mapping[str, object], share: Share) -> None:
-    """Readies the folder; the first process does it, and the others wait until it has."""
-    manifest = folder / MANIFEST
+def _begin(folder: Path, request: Mapping[str, object], share: Share) -> bool:
+    """Readies the folder; the first process does it, and the others wait until it has. False if all is done already."""
+    manifest, begun = folder / MANIFEST, time.monotonic()
     if share.rank:
-        while _is_done(manifest, request) is not False:
+        while (done := _is_done(manifest, request)) is not False:
+            if time.monotonic() - begun > PATIENCE:
+                if done:  # by the first process, before this one came: nothing was left to draw
+                    return False
+                raise UserError(f"rank 0 has not begun to draw into {folder} within {PATIENCE:.0f} s: has it died?")
             time.sleep(POLL_SECONDS)
-        return
+        return True
     folder.mkdir(parents=True, exist_ok=True)
     if _is_done(manifest, request):
         shutil.rmtree(folder / PARTS, ignore_errors=True)
     (folder / PARTS).mkdir(exist_ok=True)
     write_json(manifest, {"request": dict(request), "done": False})
+    return True
 
 
-def _wait(folder: Path, firsts: Sequence[int], console: Console) -> None:
-    """Until the other processes' shares are there too."""
+def _wait(folder: Path, firsts: Sequence[int], size: int, share: Share, console: Console, limit: float) -> None:
+    """Until the other processes' shares are there too. UserError when nothing has come for `limit` seconds."""
     missing = [first for first in firsts if not _part(folder, first).exists()]
     if not missing:
         return
+    came = spoke = time.monotonic()
     with counting(console, "waiting for the other processes", len(missing)) as count:
         while missing:
             time.sleep(POLL_SECONDS)
-            left = [first for first in missing if not _part(folder, first).exists()]
+            left, now = [first for first in missing if not _part(folder, first).exists()], time.monotonic()
             if len(left) < len(missing):
                 count(len(missing) - len(left))
+                came = spoke = now
             missing = left
+            if missing and now - came > limit:
+                whose = _whose(missing, size, share)
+                raise UserError(f"nothing for {limit:.0f} s from {whose}: the same command goes on with what is there")
+            if missing and now - spoke > SPEAKS:
+                spoke = now
+                console.print(f"nothing for {now - came:.0f} s from {_whose(missing, size, share)}")
+
+
+def _whose(missing: Sequence[int], size: int, share: Share) -> str:
+    """Whose samples are missing, and from which ones on: `rank 1 (samples from 2, 6)`."""
+    ranks: dict[int, list[int]] = {}
+    for first in missing:
+        ranks.setdefault((first // size) % share.world, []).append(first)
+    return ", ".join(
+        f"rank {rank} (samples from {', '.join(map(str, found[:5]))}{', ...' if len(found) > 5 else ''})"
+        for rank, found in sorted(ranks.items())
+    )
 
 
 def _is_done(manifest: Path, request: Mapping[str, object]) -> bool | None:

@@ -14,18 +14,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from core.errors import UserError
 
 RUN_FOLDER = "POLYDIFFUSION_RUN_FOLDER"  # told by a process to those that Lightning starts from it
-SECONDS = 0.5  # between two looks at the others
-GRACE = 3.0  # seconds for an error to come out by itself, or for a death to become known
-STOPPED = (130, 143)  # exit codes of Ctrl-C and SIGTERM, which reach all of the processes
+SECONDS = 0.25  # between two looks at the others
+GRACE = 3.0  # seconds in which an error may come out by itself, or a death become known
+STOPPED, LONG_GRACE = (130, 143), 30.0  # exit codes of Ctrl-C and SIGTERM, which the others are told of too
 # what gloo and NCCL say of a connection to a process that is gone
 LOST = re.compile(r"closed by peer|reset by peer|Broken pipe|remote process exited|communicator was aborted")
+
+_known: list[tuple[int, int]] = []  # the place, which Lightning takes out of the environment before the end
+_said: set[str] = set()
 
 
 def place() -> tuple[int, int]:
@@ -33,7 +37,7 @@ def place() -> tuple[int, int]:
     for rank, world in (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")):
         if rank in os.environ and int(os.environ.get(world, 1)) > 1:
             return int(os.environ[rank]), int(os.environ[world])
-    return 0, 1
+    return _known[0] if _known else (0, 1)
 
 
 def name() -> str:
@@ -42,9 +46,16 @@ def name() -> str:
     return f"rank {rank} of {world}: " if world > 1 else ""
 
 
+def tell(line: str) -> None:
+    """An error's line with the rank, once."""
+    if line not in _said:
+        _said.add(line)
+        print(f"error: {name()}{line}", file=sys.stderr, flush=True)
+
+
 def leave(line: str, code: int) -> NoReturn:
     """Ends this process at once: the interpreter's own end may wait for the others."""
-    print(f"error: {name()}{line}", file=sys.stderr, flush=True)
+    tell(line)
     sys.stdout.flush()
     os._exit(code)
 
@@ -62,6 +73,7 @@ def watch_parent() -> None:
     by_lightning = int(os.environ.get("LOCAL_RANK", 0)) > 0 and "RANK" not in os.environ and RUN_FOLDER in os.environ
     if not by_lightning and "TORCHELASTIC_RUN_ID" not in os.environ:
         return  # a shell may have started it, and may go
+    _known[:] = [place()]
     parent, who = os.getppid(), "rank 0" if by_lightning else "torchrun"
 
     def look() -> None:
@@ -73,34 +85,65 @@ def watch_parent() -> None:
 
 
 @contextmanager
-def watched(children: Callable[[], Sequence[subprocess.Popen[bytes]]]) -> Iterator[None]:
-    """Ends this process and its children, ranks 1, 2, ..., when one of them has died; UserError where that is known."""
-    over = threading.Event()
+def watched(launcher: Any) -> Iterator[None]:
+    """Ends this process and those that Lightning's launcher has started, ranks 1, 2, ..., when one of them has died.
+
+    UserError where this process has noticed it by itself.
+    """
+    if not hasattr(launcher, "procs"):
+        yield
+        return
+    over, taken = threading.Event(), False
 
     def look() -> None:
+        nonlocal taken
         while not over.wait(SECONDS):
-            if (death := _death(children())) and not over.wait(GRACE):
-                for child in children():
+            taken = taken or _take_over(launcher)
+            if (death := _death(launcher.procs)) is None:
+                continue
+            if death.stopped and over.wait(LONG_GRACE):
+                return
+            tell(death.line)
+            if not over.wait(GRACE):
+                for child in launcher.procs:
                     child.kill()
-                leave(death, 1)
+                leave(death.line, 1)
 
     threading.Thread(target=look, name="watch-children", daemon=True).start()
     try:
         yield
     except RuntimeError as error:
         over.set()  # before the wait: this way out is the better one
-        if is_loss(error) and (death := _death(children())):
-            raise UserError(death) from error
+        if is_loss(error) and (death := _death(launcher.procs)):
+            raise UserError(death.line) from error
         raise
     finally:
         over.set()
 
 
-def _death(children: Sequence[subprocess.Popen[bytes]]) -> str | None:
+def _take_over(launcher: Any) -> bool:
+    """Leaves Lightning's own observer, which would kill this process without a word, nobody to observe."""
+    if not any(thread.name == "child-process-observer" for thread in threading.enumerate()):
+        return False
+    _known[:] = [place()]
+    observed, launcher.procs = launcher.procs, list(launcher.procs)
+    observed.clear()
+    return True
+
+
+@dataclass(frozen=True)
+class Death:
+    """stopped: by what stops all processes alike."""
+
+    line: str
+    stopped: bool = False
+
+
+def _death(children: Sequence[subprocess.Popen[bytes]]) -> Death | None:
     for rank, child in enumerate(children, 1):
         code = child.poll()
         if code is not None and code < 0:
-            return f"rank {rank} was killed by {signal.Signals(-code).name}"
-        if code and code not in STOPPED:
-            return f"rank {rank} has ended with exit code {code}; its own lines say why"
+            return Death(f"rank {rank} was killed by {signal.Signals(-code).name}", -code == signal.SIGTERM)
+        if code:
+            return Death(f"rank {rank} has ended with exit code {code}; its own lines say why", code in STOPPED)
     return None

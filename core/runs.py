@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from core import checkpoint
 from core.cli import is_first_process
 from core.errors import UserError
+from core.peers import RUN_FOLDER
 
 try:
     import fcntl
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 
 LOCK = ".lock"
-RUN_FOLDER = "POLYDIFFUSION_RUN_FOLDER"  # told by a process to those that Lightning starts from it
 
 
 def new_folder(config: DictConfig) -> Path:

@@ -15,6 +15,7 @@ from rich.console import Console
 from runs import Outcome, sample
 
 import core
+from core.errors import UserError
 from core.output import ALL, Share, request, write_samples
 from modalities.image.modality import Image as Images
 
@@ -146,10 +147,10 @@ def test_a_trajectory_begins_with_the_noise(trained: Path, tmp_path: Path, monke
     assert not torch.equal(first, second)
 
 
-def drawn_by(model: core.Model, folder: Path, share: Share) -> object:
+def drawn_by(model: core.Model, folder: Path, share: Share, console: Console | None = None) -> object:
     config = model.config.copy()
     config.update(n=6, micro_batch=2, steps=2)
-    return write_samples(model, config, folder, Console(quiet=True), request("step", config), share)
+    return write_samples(model, config, folder, console or Console(quiet=True), request("step", config), share)
 
 
 def test_two_processes_draw_one_request_and_the_first_merges(trained: Path, tmp_path: Path) -> None:
@@ -165,6 +166,26 @@ def test_two_processes_draw_one_request_and_the_first_merges(trained: Path, tmp_
         torch.testing.assert_close(samples.x, whole.x, atol=1e-6, rtol=0)
         assert json.loads((tmp_path / "two" / "manifest.json").read_text())["done"]
         assert len(pixels(tmp_path / "two")) == 6
+
+
+def test_who_does_not_come_is_waited_for_and_then_named(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is there stays, and the same request goes on with it."""
+    model = core.load(trained, device="cpu")
+    monkeypatch.setattr("core.output.PATIENCE", 0.5)
+    monkeypatch.setattr("core.output.TIMES_LONGEST", 0)
+    monkeypatch.setattr("core.output.SPEAKS", 0.2)
+    with pytest.raises(UserError, match=r"^rank 0 has not begun to draw into .* within 0 s: has it died\?$"):
+        drawn_by(model, tmp_path, Share(1, 3))
+    with pytest.raises(UserError, match=r"^nothing for 0 s from rank 1 \(samples from 2\), rank 2 \(samples from 4\):"):
+        drawn_by(model, tmp_path, Share(0, 3), Console(soft_wrap=True))
+    assert "nothing for 0 s from rank 1 (samples from 2), rank 2 (samples from 4)" in capsys.readouterr().out
+    drawn_by(model, tmp_path, Share(2, 3))
+    assert len(pixels(tmp_path)) == 4
+    drawn_by(model, tmp_path, ALL)
+    assert len(pixels(tmp_path)) == 6
+    assert drawn_by(model, tmp_path, Share(1, 3)) is None  # all is done, and rank 0 is gone
 
 
 def test_the_share_is_that_of_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
