@@ -22,32 +22,46 @@ WINDOW = 2**21  # bytes: Linux maps up to so many (a huge page) at once around a
 
 
 class Resident:
-    """Keeps what is mapped of some files below `limit` bytes, in each process that reads them (workers of a loader)."""
+    """Keeps what is mapped of some arrays below `limit` bytes, in each process that reads them (workers of a loader).
+
+    What is mapped is taken to be every window that was read in; it can be less, and is then let go the sooner.
+    """
 
     def __init__(self, limit: int = LIMIT) -> None:
         self.limit = limit
-        self._total = self._touched = 0
-        self._since: dict[int, np.memmap] = {}  # the arrays that were read since pages were let go, by id
+        self._total = self._mapped = 0
+        self._read: dict[int, np.memmap] = {}  # since pages were let go, by id
+
+    def add(self, array: np.memmap) -> None:
+        """The array is one of them."""
+        self._total += array.nbytes
 
     @property
     def fits(self) -> bool:
-        """Whether the files are no larger than the limit: then nothing is ever let go."""
+        """Whether the arrays are no larger than the limit: then nothing is ever let go."""
         return self._total <= self.limit
 
-    def add(self, array: np.memmap) -> None:
-        """The file of this array is one of them."""
-        self._total += array.nbytes
-
-    def touch(self, array: np.memmap, size: int) -> None:
-        """To be called before at most `size` more bytes of this array are mapped by reading them."""
-        self._touched += size
-        if self._touched > self.limit and not self.fits:
-            let_go(list(self._since.values()))
-            self._since, self._touched = {}, size
-        self._since[id(array)] = array
+    def pieces(self, arrays: Sequence[np.memmap], begin: Int64[np.ndarray, " n"], size: int) -> Iterator[slice]:
+        """Cuts n reads of `size` bytes each in these arrays, at the addresses `begin`, into parts that map about half
+        the limit at most. A part must be read before the next one is asked for.
+        """
+        if self.fits:
+            yield slice(0, len(begin))
+            return
+        first, last = begin // WINDOW, (begin + size - 1) // WINDOW
+        mapping = (last - first + (first != np.concatenate([[-1], last[:-1]]))) * WINDOW  # besides the read before
+        cuts = np.flatnonzero(np.diff(np.cumsum(mapping) // max(1, self.limit // 2))) + 1
+        for start, stop in pairwise([0, *cuts.tolist(), len(begin)]):
+            more = int(mapping[start:stop].sum()) + WINDOW  # that of the read before may be let go in between
+            self._mapped += more
+            if self._mapped > self.limit:
+                let_go(list(self._read.values()))
+                self._read, self._mapped = {}, more
+            self._read.update((id(array), array) for array in arrays)
+            yield slice(start, stop)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Resident, (self.limit,)  # the arrays add themselves again in the other process
+        return Resident, (self.limit,)  # the arrays are added again in the other process
 
 
 def let_go(arrays: Sequence[np.memmap]) -> None:
@@ -58,19 +72,42 @@ def let_go(arrays: Sequence[np.memmap]) -> None:
             array._mmap.madvise(advice)  # type: ignore[attr-defined]
 
 
-class Mapped:
-    """An array (N, *S) of a mapped file, whose pages `resident` lets go of.
+class Shards:
+    """Mapped arrays as one, (N, *S), joined along the first axis; `resident` lets go of their pages.
 
-    `mapped[rows]`, integers in any order, is a copy; `mapped[a:b]` is to be copied at once, or its pages come back.
+    `shards[rows]`, integers in any order, is a copy. `shards[a:b]` is to be copied at once, or its pages come back.
     """
 
-    def __init__(self, array: np.memmap, resident: Resident) -> None:
-        resident.add(array)
-        self._file = (array.filename, array.dtype, "r", array.offset, array.shape)
-        self._memmap, self._array, self._resident = array, np.asarray(array), resident
-        self._address = array.__array_interface__["data"][0]
-        self._stride = array[:1].nbytes
-        self.shape, self.dtype = array.shape, array.dtype
+    def __init__(self, arrays: Sequence[np.memmap], resident: Resident) -> None:
+        """Of one dtype and one *S, in C's order and not empty; `Shards.of` checks it."""
+        for array in arrays:
+            resident.add(array)
+        self._maps, self._arrays, self._resident = arrays, [np.asarray(array) for array in arrays], resident
+        self._addresses = np.array([array.__array_interface__["data"][0] for array in arrays])
+        self._row_bytes = self._arrays[0][:1].nbytes
+        self.lengths = [len(array) for array in arrays]  # of each array
+        self._ends = np.cumsum(self.lengths)
+        self._starts = np.array([0, *self._ends[:-1]], dtype=np.int64)
+        self.shape, self.dtype = (int(self._ends[-1]), *arrays[0].shape[1:]), arrays[0].dtype
+
+    @classmethod
+    def of(cls, files: Sequence[Path], resident: Resident | None = None) -> Shards:
+        """The arrays of .npy files, in the files' order. All stay open: a process may have so many (`ulimit -n`).
+
+        UserError for a file that is no .npy file of numbers, is empty or cut off, is in Fortran's order, or differs
+        from the first in dtype or in *S.
+        """
+        if not files:
+            raise UserError("no .npy files to read: at least one is needed")
+        arrays = [open_npy(file) for file in files]
+        dtype, shape = arrays[0].dtype, arrays[0].shape[1:]
+        for file, array in zip(files, arrays, strict=True):
+            if (array.dtype, array.shape[1:]) != (dtype, shape):
+                raise UserError(
+                    f"{file} holds {array.dtype} of {_named(array.shape[1:])}, but {files[0].name} {dtype} of "
+                    f"{_named(shape)}: all must be alike"
+                )
+        return cls(arrays, resident or Resident())
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -78,84 +115,47 @@ class Mapped:
     def __getitem__(self, rows: slice | Sequence[int] | Int64[np.ndarray, " n"]) -> np.ndarray:
         """IndexError for a row that is negative or too large."""
         if isinstance(rows, slice):
-            start, stop, step = rows.indices(len(self))
-            if step != 1:
-                raise IndexError(f"a slice in steps of {step}: they must be 1")
-            self._resident.touch(self._memmap, int(self._mapping(np.array([start]), max(stop - start, 1))[0]))
-            return self._array[start:stop]
+            return self._slice(*rows.indices(len(self)))
         rows = checked(rows, len(self))
         out = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        for some in self._pieces(rows):
-            np.take(self._array, rows[some], axis=0, out=out[some], mode="clip")  # without a buffer
+        number = np.searchsorted(self._ends, rows, side="right")
+        local = rows - self._starts[number]
+        touched = [self._maps[i] for i in np.unique(number)]
+        for some in self._resident.pieces(touched, self._addresses[number] + local * self._row_bytes, self._row_bytes):
+            self._copy(number[some], local[some], out[some])
         return out
 
-    def _pieces(self, rows: Int64[np.ndarray, " n"]) -> Iterator[slice]:
-        """The rows in parts that map about half the limit at most, each announced before it is to be read."""
-        if self._resident.fits:
-            yield slice(0, len(rows))
+    def _copy(self, number: Int64[np.ndarray, " n"], local: Int64[np.ndarray, " n"], out: np.ndarray) -> None:
+        """Into out: of the array of each number the row `local`."""
+        if len(self._arrays) == 1:
+            np.take(self._arrays[0], local, axis=0, out=out, mode="clip")  # without a buffer
             return
-        size = self._mapping(rows, 1)
-        cuts = np.flatnonzero(np.diff(np.cumsum(size) // max(1, self._resident.limit // 2))) + 1
-        for begin, end in pairwise([0, *cuts.tolist(), len(rows)]):
-            # the window that a piece shares with the one before may be let go in between
-            self._resident.touch(self._memmap, int(size[begin:end].sum()) + WINDOW)
-            yield slice(begin, end)
+        order = np.argsort(number, kind="stable")
+        cuts = np.flatnonzero(np.diff(number[order])) + 1
+        for begin, end in pairwise([0, *cuts.tolist(), len(order)] if len(order) else []):
+            places = order[begin:end]
+            out[places] = self._arrays[number[places[0]]][local[places]]
 
-    def _mapping(self, rows: Int64[np.ndarray, " n"], count: int) -> Int64[np.ndarray, " n"]:
-        """The bytes that are mapped by each row, with those after it up to `count`, besides those of the row before."""
-        begin = self._address + rows * self._stride
-        first, last = begin // WINDOW, (begin + count * self._stride - 1) // WINDOW
-        return (last - first + (first != np.concatenate([[-1], last[:-1]]))) * WINDOW
+    def _slice(self, start: int, stop: int, step: int) -> np.ndarray:
+        if len(self._arrays) > 1 or step != 1 or stop <= start:
+            return self[np.arange(start, stop, step)]
+        begin, size = self._addresses + start * self._row_bytes, (stop - start) * self._row_bytes
+        for _ in self._resident.pieces(self._maps, begin, size):
+            pass
+        return self._arrays[0][start:stop]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _mapped, (self._file, self._resident)  # numpy would send the whole array to a worker
+        """Where the files lie: numpy would send all that they hold to a worker."""
+        files = [(array.filename, array.dtype, "r", array.offset, array.shape) for array in self._maps]
+        return _opened, (files, self._resident)
 
 
-def _mapped(file: tuple[Any, ...], resident: Resident) -> Mapped:
-    name, dtype, mode, offset, shape = file
-    return Mapped(np.memmap(name, dtype, mode, offset, shape), resident)
-
-
-class Shards:
-    """The arrays of several .npy files as one, (N, *S), joined along the first axis in the files' order.
-
-    All are opened, and stay mapped: a process may have so many files open (`ulimit -n`). UserError for a file that is
-    no .npy file of numbers, is empty or cut off, is in Fortran's order, or differs from the first in dtype or in *S.
-    """
-
-    def __init__(self, files: Sequence[Path], resident: Resident | None = None) -> None:
-        if not files:
-            raise UserError("no .npy files to read: at least one is needed")
-        resident = resident or Resident()
-        self.parts = [Mapped(open_npy(file), resident) for file in files]
-        self.dtype, shape = self.parts[0].dtype, self.parts[0].shape[1:]
-        for file, part in zip(files, self.parts, strict=True):
-            if (part.dtype, part.shape[1:]) != (self.dtype, shape):
-                raise UserError(
-                    f"{file} holds {part.dtype} of {_named(part.shape[1:])}, but {files[0].name} {self.dtype} of "
-                    f"{_named(shape)}: all must be alike"
-                )
-        self._ends = np.cumsum([len(part) for part in self.parts])
-        self.shape = (int(self._ends[-1]), *shape)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: Sequence[int] | Int64[np.ndarray, " n"]) -> np.ndarray:
-        """A copy of these rows, in any order. IndexError for one that is negative or too large."""
-        if len(self.parts) == 1:
-            return self.parts[0][rows]
-        rows = checked(rows, len(self))
-        out = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        part = np.searchsorted(self._ends, rows, side="right")
-        for number in np.unique(part):
-            places = np.flatnonzero(part == number)
-            out[places] = self.parts[number][rows[places] - (self._ends[number] - len(self.parts[number]))]
-        return out
+def _opened(files: Sequence[tuple[Any, ...]], resident: Resident) -> Shards:
+    return Shards([np.memmap(*file) for file in files], resident)
 
 
 def open_npy(file: Path) -> np.memmap:
-    """The array of a .npy file, mapped to be read. UserError as of `Shards`."""
+    """The array of a .npy file, mapped to be read. UserError as of `Shards.of`."""
     try:
         array = np.lib.format.open_memmap(file, mode="r")  # refuses what would have to be unpickled
     except Exception as error:  # the header is parsed as Python's literals: whatever a stranger's file makes of that

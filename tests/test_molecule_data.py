@@ -189,11 +189,11 @@ def test_qm9_has_the_molecules_it_should(data: Qm9) -> None:
     assert (sizes.min(), sizes.max()) == (3, 29)
     assert sizes.mean() == pytest.approx(18.03, abs=0.005)
     assert data.elements == ["H", "C", "N", "O", "F"]
-    assert np.bincount(data.train.species.parts[0][:]).tolist() == [1_208_486, 831_925, 132_498, 183_265, 3_036]
+    assert np.bincount(data.train.species[:]).tolist() == [1_208_486, 831_925, 132_498, 183_265, 3_036]
     assert sum(data.facts["sizes"].values()) == 100_000
     assert data.facts["sizes"][29] == (data.train.sizes == 29).sum()
     assert data.facts["scale"] == pytest.approx(1.4, abs=0.1)
-    assert np.isfinite(data.train.positions.parts[0][:]).all()
+    assert np.isfinite(data.train.positions[:]).all()
 
 
 def test_the_split_is_the_one_of_the_field(data: Qm9) -> None:

@@ -17,7 +17,7 @@ from benchmarks.loader_memory import SLACK, Options, main
 from core import shards
 from core.data import ArraySource, Source, spread, whole
 from core.errors import UserError
-from core.shards import WINDOW, Mapped, Resident, Shards
+from core.shards import WINDOW, Resident, Shards
 from core.splits import SPLITS
 from modalities.audio.data import ClipSource
 from modalities.image.shards import ImageShards
@@ -50,41 +50,42 @@ def files(tmp_path: Path, parts: list[np.ndarray]) -> list[Path]:
 def test_any_rows_are_those_of_the_joined_array(
     files: list[Path], parts: list[np.ndarray], count: int, limit: int
 ) -> None:
-    joined, array = np.concatenate(parts[:count]), Shards(files[:count], Resident(limit))
+    joined, array = np.concatenate(parts[:count]), Shards.of(files[:count], Resident(limit))
     assert (array.shape, array.dtype, len(array)) == (joined.shape, joined.dtype, len(joined))
     rng = np.random.default_rng(1)
     for rows in (range(len(joined)), rng.integers(0, len(joined), 500), [0, len(joined) - 1, 0], []):
         found = array[rows]
         assert np.array_equal(found, joined[np.asarray(rows, dtype=np.int64)])
         assert found.flags.writeable
-        assert not any(np.shares_memory(found, part[:]) for part in array.parts)
+        assert not any(np.shares_memory(found, part) for part in array._maps)
 
 
 @pytest.mark.parametrize("row", [-1, sum(SIZES), 10**12, 1.0, True])
 def test_other_rows_are_refused(files: list[Path], row: object) -> None:
-    for array in (Shards(files), Shards(files).parts[0]):
+    for array in (Shards.of(files), Shards.of(files[:1])):
         with pytest.raises(IndexError, match=f"{row}: must be a whole number from 0 to {len(array) - 1}"):
             array[[0, row] if isinstance(row, int) and not isinstance(row, bool) else [row]]
 
 
-def test_a_slice_of_one_file_is_that_of_its_array(files: list[Path], parts: list[np.ndarray]) -> None:
-    array = Shards(files, Resident(1)).parts[2]
-    for begin, end in ((0, 300), (17, 40), (290, 999), (5, 5)):
-        assert np.array_equal(array[begin:end], parts[2][begin:end])
-    with pytest.raises(IndexError, match="steps of 2"):
-        array[::2]
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("limit", [1, 2**30])
+def test_any_slice_is_that_of_the_joined_array(
+    files: list[Path], parts: list[np.ndarray], count: int, limit: int
+) -> None:
+    joined, array = np.concatenate(parts[:count]), Shards.of(files[:count], Resident(limit))
+    for begin, end, step in ((0, 300, 1), (2, 4, 1), (4, 999, 1), (5, 5, 1), (-2, None, 1), (0, 99, 2), (9, 3, -1)):
+        assert np.array_equal(array[begin:end:step], joined[begin:end:step])
 
 
 def test_a_worker_is_sent_the_names_of_files_and_not_what_they_hold(files: list[Path], parts: list[np.ndarray]) -> None:
     resident = Resident(5 * WINDOW)
-    source = ArraySource(Shards(files, resident), {"same": Shards(files, resident)})
+    source = ArraySource(Shards.of(files, resident), {"same": Shards.of(files, resident)})
     sent = pickle.dumps(source)
     assert len(sent) < 5000
     other = pickle.loads(sent)
     assert torch.equal(whole(other).x, torch.from_numpy(np.concatenate(parts)))
-    budgets = {id(part._resident) for array in (other.x, other.cond["same"]) for part in array.parts}
-    assert len(budgets) == 1
-    assert other.x.parts[0]._resident.limit == 5 * WINDOW
+    assert other.x._resident is other.cond["same"]._resident
+    assert other.x._resident.limit == 5 * WINDOW
 
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -107,7 +108,7 @@ def test_a_file_that_is_no_shard_is_named(files: list[Path], kind: str) -> None:
     spoil, message = BAD[kind]
     spoil(files[2])
     with pytest.raises(UserError, match=message) as error:
-        Shards(files)
+        Shards.of(files)
     assert str(files[2]) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -115,12 +116,12 @@ def test_a_file_that_is_no_shard_is_named(files: list[Path], kind: str) -> None:
 def test_pages_are_let_go_of_as_often_as_the_limit_says(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     let_go: list[int] = []
     monkeypatch.setattr(shards, "let_go", lambda arrays: let_go.append(len(arrays)))
-    roomy = Shards(files, Resident(2**30))
+    roomy = Shards.of(files, Resident(2**30))
     for _ in range(100):
         roomy[range(len(roomy))]
     assert let_go == []
-    tight = Shards(files[:2], Resident(2 * WINDOW))
-    tight.parts[0]._resident._total = 10 * WINDOW  # as of larger files
+    tight = Shards.of(files[:2], Resident(2 * WINDOW))
+    tight._resident._total = 10 * WINDOW  # as of larger files
     for _ in range(12):
         tight[[0]]  # counts as two windows, or three where it lies across their border
     assert len(let_go) == 11
@@ -160,7 +161,7 @@ def read(source: Source) -> None:
 def clips(folder: Path, resident: Resident) -> Source:
     length = 20_000
     np.zeros(MEGABYTES * 500_000, dtype="<i2").tofile(folder / "samples")
-    samples = Mapped(np.memmap(folder / "samples", dtype="<i2", mode="r"), resident)
+    samples = Shards([np.memmap(folder / "samples", dtype="<i2", mode="r")], resident)
     starts = np.arange(0, len(samples), length)
     return ClipSource(samples, starts, np.full(len(starts), length), {}, 1, length, True)
 
@@ -169,7 +170,7 @@ def molecules(folder: Path, resident: Resident) -> Source:
     atoms, size = MEGABYTES * 10**6 // 13, 1000
     np.save(folder / "positions.npy", np.zeros((atoms, 3), np.float32))
     np.save(folder / "species.npy", np.zeros(atoms, np.uint8))
-    positions, species = (Shards([folder / f"{what}.npy"], resident) for what in ("positions", "species"))
+    positions, species = (Shards.of([folder / f"{what}.npy"], resident) for what in ("positions", "species"))
     starts = np.arange(0, atoms - size, size)
     return MoleculeSource(positions, species, starts, np.full(len(starts), size), {}, 3)
 
@@ -186,8 +187,8 @@ def test_sounds_and_molecules_stay_within_the_limit_too(make: Callable, limit: i
 
 def test_all_of_a_large_array_at_once_takes_the_copy_and_the_limit(tmp_path: Path) -> None:
     files = save(tmp_path / "x", [np.zeros((60, 10**6), np.uint8)] * 2)
-    array = Shards(files, Resident(12 * 10**6))
-    assert grown(lambda: array.parts[0][range(60)]) < 60e6 + 12e6 + 10e6
+    array = Shards.of(files, Resident(12 * 10**6))
+    assert grown(lambda: array[range(120)]) < 120e6 + 12e6 + 10e6
 
 
 # Pictures

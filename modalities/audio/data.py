@@ -22,7 +22,7 @@ from core.batch import Batch
 from core.cache import building
 from core.errors import UserError
 from core.folders import describe_skipped
-from core.shards import Mapped, Resident
+from core.shards import Resident, Shards
 from core.splits import SPLIT_SEED, SPLITS, interleaved
 from modalities.audio.clips import FULL_SCALE, Reader, read_all
 
@@ -41,7 +41,7 @@ class ClipSource:
 
     def __init__(
         self,
-        samples: Int16[np.ndarray, " total"] | Mapped,
+        samples: Int16[np.ndarray, " total"] | Shards,
         starts: Int64[np.ndarray, " n"],
         lengths: Int64[np.ndarray, " n"],
         cond: Mapping[str, Int64[np.ndarray, " n"]],
@@ -98,7 +98,7 @@ class AudioData:
         shortest, longest = (int(f([f(lengths[split]) for split in SPLITS])) for f in (np.min, np.max))
         max_length = _round_up(longest, multiple)
         full = silence or shortest == max_length
-        samples = Mapped(np.memmap(cache / SAMPLES, dtype="<i2", mode="r"), Resident())
+        samples = Shards([np.memmap(cache / SAMPLES, dtype="<i2", mode="r")], Resident())
 
         def source(split: str) -> ClipSource:
             cond = {name: np.load(cache / f"{split}_{name}.npy") for name in self.conditions}

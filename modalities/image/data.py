@@ -79,7 +79,7 @@ class ImageData(Pictures):
         about, resident = json.loads((cache / "about.json").read_text()), Resident()
 
         def array(split: str, what: str) -> Shards:
-            return Shards([cache / f"{split}_{what}.npy"], resident)
+            return Shards.of([cache / f"{split}_{what}.npy"], resident)
 
         x = {split: array(split, "x") for split in SPLITS}
         cond = {split: {"label": array(split, "label")} if about["classes"] else {} for split in SPLITS}

@@ -36,7 +36,7 @@ class ImageShards(Pictures):
             raise UserError(f"data.memory={memory}: a whole number of MB, 1 or more")
         root, resident = Path(path).expanduser().resolve(), Resident(memory * 10**6)
         files = {split: _files(root / split, "x") for split in SPLITS}
-        x = {split: Shards(files[split], resident) for split in SPLITS}
+        x = {split: Shards.of(files[split], resident) for split in SPLITS}
         for split, images in x.items():
             _check(root / split, images, x["train"].shape[1:])
         labelled = any(True for split in SPLITS for _ in (root / split).glob("label-*.npy"))
@@ -76,21 +76,21 @@ def _labels(folder: Path, pictures: list[Path], images: Shards, resident: Reside
     expected = [picture.name.replace("x-", "label-", 1) for picture in pictures]
     if odd := sorted(set(expected) ^ {file.name for file in files}):
         raise UserError(f"{folder}: {odd[0]} is {'missing' if odd[0] in expected else 'of no x-*.npy'}")
-    labels = Shards(files, resident)
+    labels = Shards.of(files, resident)
     if labels.dtype != np.int64 or len(labels.shape) != 1:
         raise UserError(f"{files[0]} holds {labels.dtype} of {len(labels.shape)} axes: must be int64 (n,)")
-    for file, own, its in zip(files, labels.parts, images.parts, strict=True):
-        if len(own) != len(its):
-            raise UserError(f"{file} holds {len(own)} labels for {len(its)} pictures")
+    for file, own, its in zip(files, labels.lengths, images.lengths, strict=True):
+        if own != its:
+            raise UserError(f"{file} holds {own} labels for {its} pictures")
     return labels
 
 
 def _classes(file: Path, labels: dict[str, Shards]) -> list[str]:
     """The names of the labels, their numbers without a file. UserError for labels that it does not name."""
     ends = []
-    for part in (part for shards in labels.values() for part in shards.parts):
-        for begin in range(0, len(part), LABELS_AT_ONCE):
-            piece = part[begin : begin + LABELS_AT_ONCE]
+    for shards in labels.values():
+        for begin in range(0, len(shards), LABELS_AT_ONCE):
+            piece = shards[begin : begin + LABELS_AT_ONCE]
             ends += [int(piece.min()), int(piece.max())]
     lowest, highest = min(ends), max(ends)
     if not file.exists():

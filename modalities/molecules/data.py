@@ -99,7 +99,7 @@ class MoleculeData:
             known = ", ".join(about["properties"]) or "none"
             raise UserError(f"data.properties: unknown {', '.join(unknown)}; {name} has {known}")
         resident = Resident()
-        positions, species = (Shards([cache / f"{what}.npy"], resident) for what in ("positions", "species"))
+        positions, species = (Shards.of([cache / f"{what}.npy"], resident) for what in ("positions", "species"))
         sizes = np.load(cache / "size.npy")
         starts = np.cumsum(sizes) - sizes
         values = {key: np.load(cache / f"property_{key}.npy") for key in properties}
