@@ -46,7 +46,7 @@ from core.output import ALL, request
 from core.peers import watched
 from core.progress import Progress
 from core.recorder import Recorder
-from core.resume import initialise, resumed_config, step_of
+from core.resume import initialise, other_batches, resumed_config, step_of
 from core.runs import Reporter, in_use, new_folder, writable
 from core.settings import check
 from core.sharding import Sharded
@@ -83,6 +83,8 @@ def fit(config: DictConfig) -> Path:
             report(f"{config.training.minutes:g} minutes more, from step {step_of(resumed)}")
         trainer = build_trainer(config, run, model, data, report, first_step=step_of(resumed))
         _summary(config, report, run, data, model, trainer)
+        if resumed and (other := other_batches(resumed, config, trainer.world_size)):
+            report(other)
         if config.n and trainer.is_global_zero and (missing := model.modality.missing(config.n)):
             report(missing)
         loaders = _loaders(config, data, trainer, first_step=step_of(resumed))

@@ -124,10 +124,16 @@ class DiffusionModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["total_steps"] = self.total_steps
+        checkpoint["processes"] = self.trainer.world_size
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.keeps_total:
             self.total_steps = self.total_steps or checkpoint["total_steps"]
+        # batches are counted anew: a step may be of another number of them now, and begins with its first one
+        count = checkpoint["global_step"] * self.trainer.accumulate_grad_batches
+        for counts in checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"].values():
+            if isinstance(counts, dict):
+                counts.update(dict.fromkeys(("ready", "started", "processed", "completed"), count))
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device, non_blocking=True)

@@ -62,12 +62,37 @@ def _is_single(saved: DictConfig, key: str) -> bool:
 
 def step_of(folder: Path | None) -> int:
     """The optimiser steps that a step folder has behind it; 0 for None. Reads no tensor."""
-    if folder is None:
-        return 0
+    return 0 if folder is None else _state(folder, "global_step")
+
+
+def other_batches(folder: Path, config: DictConfig, processes: int) -> str | None:
+    """What a line says of a run that goes on with other batches, or on another number of processes; None for neither.
+
+    Where all processes together have batches as before, their samples and noise are those of the run that goes on.
+    """
+    saved = load_yaml(checkpoint.load_config_text(folder)).training
+    before = _state(folder, "processes", processes)  # checkpoints of earlier versions have none
+    was = saved.batch_size * saved.get("accumulate", 1) * before
+    now = config.training.batch_size * config.training.accumulate * processes
+    if (before, was) == (processes, now):
+        return None
+    where = f"resumed on {_several(processes)} instead of {before}: " if processes != before else "resumed: "
+    if was == now:
+        return f"{where}batches of {now} as before, so it goes on with the same samples and noise"
+    return f"{where}batches of {now} instead of {was}, so it continues statistically, not as it would have gone on"
+
+
+def _several(processes: int) -> str:
+    return "1 process" if processes == 1 else f"{processes} processes"
+
+
+def _state(folder: Path, key: str, default: int | None = None) -> int:
+    """A number in the state of a step folder."""
     file = folder / checkpoint.STATE
     try:
-        return int(json.loads(file.read_text(encoding="utf-8"))["state"]["dict"]["global_step"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        entries = json.loads(file.read_text(encoding="utf-8"))["state"]["dict"]
+        return int(entries[key] if default is None else entries.get(key, default))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{file} cannot be read as the state of a checkpoint: {error}") from error
 
 
