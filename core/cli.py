@@ -161,12 +161,24 @@ def _explain(error: BaseException, command: str) -> str | None:
         return str(error)
     if type(error).__name__ == "MisconfigurationException":  # Lightning's: there is no such accelerator, for example
         return reason_of(error)
+    if _is_hydras(error):
+        return f"these arguments cannot be composed: {reason_of(error)} ({' '.join(sys.argv[1:])!r})"
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None
     text = reason_of(error).split(" Config search path")[0]
     if found := re.search(r"Could not override '([^']+)'", text):
         return _unknown_key(found.group(1), command)
     return text
+
+
+def _is_hydras(error: BaseException) -> bool:
+    """Whether it is a plain error out of Hydra's own code, with which it meets some command lines (`=null`)."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    if at is None or not isinstance(error, ValueError | TypeError):
+        return False
+    return str(at.tb_frame.f_globals["__name__"]).startswith("hydra.")
 
 
 def _unknown_key(key: str, command: str) -> str:
