@@ -106,13 +106,14 @@ def draw(
     folder: Path,
     label: str,
     count: Callable[[int], object] = lambda steps: None,
+    clock: Callable[[], float] = time.process_time,
 ) -> Drawn:
     """n samples as the modality's template orders them; kept in `folder` as they come.
 
     Those drawn together are about equally large. label: begins the name of their folder there, which ends with a digest
     of all that they follow from: the weights and the request (but not the samplers' code: remove the folder where that
     has changed). count: told how many of the sampler's steps were done since the last call, of config.steps for each
-    micro-batch; at first, of all those that are kept already.
+    micro-batch; at first, of all those that are kept already. clock: of the seconds, the process's own unless given.
     """
     config.n, config.seed, config.micro_batch, config.cond = n, seed, micro_batch, {}
     request = output.request(subject.digest, config) | {"codec": plain(config.codec)}
@@ -134,7 +135,7 @@ def draw(
         wanted=lambda first: first in missing,
         callback=lambda done, s, x_s: count(1) if done else None,  # it is told the start too
     )
-    for first, (batch, seconds) in zip(missing, _timed(stream), strict=True):
+    for first, (batch, seconds) in zip(missing, _timed(stream, clock), strict=True):
         made = {"seconds": made["seconds"] + seconds, "nfe": subject.model.nfe}
         write_json(home / MADE, {**made, "request": request})
         output.write_arrays(parts[first], batch)
@@ -142,11 +143,11 @@ def draw(
     return Drawn(samples, made["nfe"], made["seconds"] / n)
 
 
-def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
-    begun = time.process_time()
+def _timed(batches: Iterator[Batch], clock: Callable[[], float]) -> Iterator[tuple[Batch, float]]:
+    begun = clock()
     for batch in batches:
-        yield batch, time.process_time() - begun
-        begun = time.process_time()
+        yield batch, clock() - begun
+        begun = clock()
 
 
 def steps_within(evaluations: int, config: DictConfig, schedule: Schedule) -> int:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from runs import audio
 
-from benchmarks import audio_quality, compare, image_quality, speed
+from benchmarks import audio_quality, image_quality, speed
 from benchmarks.common import Run
 from benchmarks.contenders import Polydiffusion
 from benchmarks.molecule_speed import disagreement, usual
@@ -150,25 +150,6 @@ def test_quality_of_sound(sounds: Path, tmp_path: Path) -> None:
         audio_quality.main(options)
 
 
-def test_compare_writes_one_page(tmp_path: Path) -> None:
-    options = compare.Options(
-        "image", n=10, micro_batch=5, steps=[1, 2], overrides=f"{TINY} training.steps=2", out=str(tmp_path)
-    )
-    (section,) = compare.main(options)
-    assert [(row["sampler"], row["steps"]) for row in section.rows] == [
-        ("ddim", 1),
-        ("ddim", 2),
-        ("ddpm", 1),
-        ("ddpm", 2),
-    ]
-    page = (tmp_path / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 3
-    assert "http" not in page
-    assert json.loads((tmp_path / "compare.json").read_text())["modalities"][0]["name"] == "image"
-
-
 def test_unknown_names_are_user_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="what=nothing: allowed are networks"):
         speed.main(speed.Options(what="nothing", out=str(tmp_path)))
-    with pytest.raises(UserError, match="modality=smell: allowed are"):
-        compare.main(compare.Options(modality="smell", out=str(tmp_path)))
