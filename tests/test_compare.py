@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from benchmarks import compare
 from benchmarks.compare_page import framed
+from benchmarks.drawing import Subject
 from benchmarks.pareto import Board, Cell, front
 from core.errors import UserError
 from core.model import Model
@@ -104,30 +105,24 @@ def _broken(draw: Callable[..., Any], after: int) -> Callable[..., Any]:
     return broken
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"n": {"image": 5}}, {"resamples": 21}])
-def test_another_request_is_another_cell(
-    trained: Path, compared: tuple[compare.Options, list[Board]], change: dict[str, Any]
-) -> None:
-    options = _options(trained, Path(compared[0].out), **change)
-    assert not _keys(options) & {cell.key for cell in compared[1][0].cells}
-
-
-def test_other_code_or_weights_make_other_cells(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = _options(trained, Path("nowhere"))
-    before = _keys(options)
-    with monkeypatch.context() as patch:
-        patch.setattr(compare, "MEASURE", "another")
-        assert not before & _keys(options)
-    load = nn.Module.load_state_dict
-    monkeypatch.setattr(
-        nn.Module, "load_state_dict", lambda self, state, **o: load(self, {k: v + 1 for k, v in state.items()}, **o)
-    )
-    assert not before & _keys(options)
-
-
-def _keys(options: compare.Options) -> set[str]:
+def test_another_request_is_another_cell(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other seeds, other errors, other code that measures, other weights; and the same again is the same."""
+    options = _options(trained, Path("nowhere"), samplers="ddim", evaluations=[1], guidance=[1.0])
     preset = compare.PRESETS["quick"]
-    return {s.key for s in compare._settings(compare._subject("image", options, preset), options, preset)}
+    subject = compare._subject("image", options, preset)
+
+    def key(options: compare.Options = options, subject: Subject = subject) -> str:
+        (setting,) = compare._settings(subject, options, preset)
+        return setting.key
+
+    keys = [key(), key(replace(options, seed=1)), key(replace(options, resamples=21))]
+    keys += [key(replace(options, evaluations=[2])), key(replace(options, guidance=[2.0]))]
+    keys += [key(subject=replace(subject, digest="other")), key(subject=replace(subject, reference=subject.floor[:5]))]
+    monkeypatch.setattr(compare, "MEASURE", "another")
+    keys.append(key())
+    assert len(set(keys)) == len(keys) == 8
+    monkeypatch.undo()
+    assert key() == keys[0]
 
 
 def test_the_front_is_what_nothing_dominates() -> None:
