@@ -23,6 +23,7 @@ reliability:    ## kills, half an hour of cycles in one process, hostile files, 
 	python -m benchmarks.soak
 	python -m benchmarks.hostile
 	python -m benchmarks.loader_memory
+	ALL_DEATHS=1 pytest tests/test_dying_ranks.py
 	FUZZ_EXAMPLES=10000 pytest tests/test_fuzz.py
 
 ci:             ## what a change must pass, in a fresh environment
