@@ -26,6 +26,7 @@ import torch
 from benchmarks.common import chosen, compose, machine, peak, reset_peak
 from benchmarks.compare_page import PAGE, html, shown
 from benchmarks.compare_plots import plot
+from benchmarks.compare_presets import PRESETS, Preset
 from benchmarks.compare_table import table
 from benchmarks.drawing import Subject, draw, names, steps_within
 from benchmarks.pareto import Board, Cell
@@ -46,25 +47,6 @@ CELLS = "cells"
 MEASURE = "1"  # of what a cell holds and how it is measured: a change makes all cells anew
 FEW = 60  # samples of a modality that a preset does not name
 ERRORS = "bootstrap over the samples, each label drawn from by itself (core.metrics.Headline.error)"
-
-
-@dataclass(frozen=True)
-class Preset:
-    samplers: str
-    evaluations: tuple[int, ...]  # of a sample's path
-    guidance: tuple[float, ...]
-    n: Mapping[str, int]
-
-
-PRESETS = {
-    "quick": Preset("ddim,unipc,dpmpp_sde3", (5, 15), (1.0, 2.0), {"image": 80, "audio": 24, "molecules": 100}),
-    "full": Preset(
-        "ddim,ddpm,heun,dpmpp,dpmpp_sde,dpmpp_sde3,unipc",
-        (5, 10, 20, 50, 100),
-        (1.0, 1.5, 2.0, 3.0),
-        {"image": 500, "audio": 150, "molecules": 500},
-    ),
-}
 
 
 @dataclass
@@ -94,6 +76,7 @@ def main(options: Options) -> list[Board]:
     wanted = every if options.modality == "all" else chosen(options.modality, every, "modality")
     chosen(options.samplers or preset.samplers, names("sampler"), "samplers")
     torch.set_num_threads(options.threads)
+    about = {**machine(), "python": platform.python_version(), "numpy": np.__version__, "commit": _commit()}
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
     with in_use(folder):
@@ -110,7 +93,7 @@ def main(options: Options) -> list[Board]:
                 report(f"{name} is left out: {error}")
                 continue
             boards.append(_board(subject, options, preset, folder, report))
-            _publish(boards, skipped, options, folder)
+            _publish(boards, skipped, options, about, folder)
         if not boards:
             raise UserError("no modality has both a model and its data here; the lines above say why")
         report(f"all of it in {folder / PAGE}")
@@ -148,10 +131,11 @@ def _settings(subject: Subject, options: Options, preset: Preset) -> Iterator[Se
     guided = bool(subject.model.template(1).cond.keys() - NO_CONDITIONS)
     scales = (options.guidance or preset.guidance) if guided else [1.0]
     guidance = compose("guidance=classifier_free").guidance
+    counts = options.evaluations or preset.other_evaluations.get(subject.name, preset.evaluations)
     for sampler in samplers:
         asked = subject.requesting(sampler, 1)
         for scale in scales:
-            for evaluations in options.evaluations or preset.evaluations:
+            for evaluations in counts:
                 config = asked.copy()
                 config.guidance = {**guidance, "scale": float(scale)}
                 config.steps = steps_within(evaluations, config, subject.model.denoiser.schedule)
@@ -260,10 +244,11 @@ def _present(subject: Subject, board: Board, show: int, folder: Path) -> None:
         mark.touch()
 
 
-def _publish(boards: list[Board], skipped: Mapping[str, str], options: Options, folder: Path) -> None:
-    about = {**machine(), "python": platform.python_version(), "numpy": np.__version__, "commit": _commit()}
+def _publish(
+    boards: list[Board], skipped: Mapping[str, str], options: Options, about: Mapping[str, object], folder: Path
+) -> None:
     content = {
-        "machine": about,
+        "machine": dict(about),
         "seed": options.seed,
         "measure": MEASURE,
         "errors": ERRORS,
