@@ -122,6 +122,17 @@ class DiffusionModule(pl.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: self.optimisation.factor(k, self.total_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_train_start(self) -> None:
+        """Lays the optimiser's moments out in memory as their weights are.
+
+        Those of a checkpoint may be of another layout (trainer.channels_last), and a fused optimiser does not look.
+        """
+        for optimizer in self.trainer.optimizers:
+            for parameter, state in optimizer.state.items():
+                for name, value in state.items():
+                    if value.shape == parameter.shape and value.stride() != parameter.stride():
+                        state[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["total_steps"] = self.total_steps
         checkpoint["processes"] = self.trainer.world_size

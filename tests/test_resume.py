@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from runs import TINY, TINY_IMAGES, assert_same_weights, compose
+from runs import TINY, TINY_IMAGES, Outcome, assert_same_weights, compose, train
 from torch import Tensor
 
 from core import checkpoint
@@ -74,3 +75,16 @@ def _validation(run: Path) -> dict[str, str]:
     for table in sorted((run / "metrics").glob("from-*/metrics.csv")):
         rows += [row for row in csv.DictReader(table.read_text().splitlines()) if row.get("val/loss")]
     return {key: value for key, value in rows[-1].items() if value and key != "epoch"}
+
+
+def test_moments_of_another_memory_format_are_laid_out_anew(
+    tmp_path: Path, cache: Path, no_plots: None, command: Callable[..., Outcome]
+) -> None:
+    """The optimiser's state of a checkpoint without channels_last, in a run that goes on with it."""
+    plain = train(tmp_path / "plain", *EVERY, "trainer.channels_last=false")
+    other = Path(shutil.copytree(plain, tmp_path / "other"))
+    for later in range(3, STEPS + 1):
+        shutil.rmtree(other / "checkpoints" / checkpoint.step_name(later))
+    checkpoint.point(other, "last", checkpoint.step_name(2))
+    assert command("train", f"resume={other}", "trainer.channels_last=true").code == 0
+    assert_same_weights(plain, other, atol=1e-6, rtol=1e-5)

@@ -6,15 +6,15 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from runs import TINY_IMAGES, assert_same_weights, compose, in_processes, train
+from runs import TINY_IMAGES, Outcome, assert_same_weights, in_processes, train
 
 from core import checkpoint
 from core.errors import UserError
-from core.fit import fit
 
 LAW = ("training.steps=10", "optimisation.warmup=1", "training.validate_every=5", "training.keep=5")
 TWO = ("training.batch_size=4", "trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.workers=0")
@@ -22,7 +22,9 @@ CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
 @pytest.mark.slow
-def test_two_parts_equal_one_whole(tmp_path: Path, cache: Path, no_plots: None) -> None:
+def test_two_parts_equal_one_whole(
+    tmp_path: Path, cache: Path, no_plots: None, command: Callable[..., Outcome]
+) -> None:
     """Weights and averages; the second half of the run in one process too, and in two parts again."""
     law = (*LAW, "optimisation.clip_norm=null", "optimisation.clip_recent=2")
     one = train(tmp_path / "one", *law, "training.batch_size=8")  # it also fills the cache
@@ -36,7 +38,9 @@ def test_two_parts_equal_one_whole(tmp_path: Path, cache: Path, no_plots: None) 
     middle = two / checkpoint.FOLDER / "step-00000005"
     shutil.copytree(two, tmp_path / "alone")
     alone = tmp_path / "alone" / checkpoint.FOLDER / middle.name
-    fit(compose("train", f"resume={alone}", "trainer=cpu", "training.batch_size=8"))
+    outcome = command("train", f"resume={alone}", "trainer=cpu", "training.batch_size=8", "n=0")
+    assert outcome.code == 0, outcome.err
+    assert "resumed on 1 process instead of 2: batches of 8 as before" in " ".join(outcome.out.split())
     assert_same_weights(one, tmp_path / "alone", **CLOSE)
     done = in_processes(2, tmp_path, cache, "-m", "core.train", f"resume={middle}")
     assert done.returncode == 0, done.stderr[-3000:]
