@@ -95,7 +95,7 @@ class Checkpoints(Callback):
         """Saves the last step of an interrupted run where that is safe; else its last checkpoint is the one to resume.
 
         During validation the averaged weights stand in the model; several processes may stand at different steps, but
-        for SIGTERM, after which Lightning stops all of them between two batches.
+        for SIGTERM, at which all of them stop between two batches, see `core.termination`.
         """
         told = isinstance(exception, SIGTERMException)
         if not told and (not isinstance(exception, KeyboardInterrupt) or trainer.world_size > 1):

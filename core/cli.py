@@ -74,6 +74,8 @@ def _hydra_main(command: str, work: Callable[[DictConfig], object]) -> None:
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises its errors instead of printing them
     sys.argv[1:] = [opened(argument, command) for argument in sys.argv[1:]]
+    if sum(argument.startswith("checkpoint=") for argument in sys.argv) > 1:  # Hydra would take the last one
+        raise UserError("checkpoint= is given twice; modality= stands for the one that comes with the project")
     raised: list[BaseException] = []
     failed: list[str] = []
     home, given = os.getpid(), sys.argv[1:]

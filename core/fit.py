@@ -33,7 +33,7 @@ from core.build import (
 )
 from core.callbacks import Averaging, Checkpoints, Curves, Previews
 from core.checkpoint_io import FolderCheckpointIO
-from core.cli import is_first_process
+from core.cli import TERMINATED, is_first_process
 from core.clipping import RecentClipping
 from core.data import Data, train_loader, training_order, val_loader
 from core.denoiser import Denoiser
@@ -50,11 +50,10 @@ from core.resume import initialise, other_batches, resumed_config, step_of
 from core.runs import Reporter, in_use, new_folder, writable
 from core.settings import check
 from core.sharding import Sharded
+from core.termination import Termination
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-REQUEUE = 143  # 128 + SIGTERM: what a scheduler is told to requeue by, such as SLURM's RequeueExit=143
 
 
 def fit(config: DictConfig) -> Path:
@@ -108,7 +107,7 @@ def _interruptions(trainer: pl.Trainer, run: Path, report: Reporter) -> Iterator
         yield
     except SIGTERMException:
         report(f"told to stop at step {trainer.global_step}; {_way_on(run)}")
-        raise SystemExit(REQUEUE) from None
+        raise SystemExit(TERMINATED) from None  # by which a scheduler requeues, such as SLURM's RequeueExit=143
     except SystemExit:
         if not trainer.interrupted:
             raise
@@ -161,7 +160,7 @@ def build_trainer(
     def budgeted(steps: int, each: float) -> None:
         report(f"{training.minutes:g} minutes are {steps} steps of {each * 1000:.0f} ms")
 
-    callbacks: list[pl.Callback] = [Progress(report.console), Curves(run)]
+    callbacks: list[pl.Callback] = [Progress(report.console), Termination(), Curves(run)]
     if config.preview.n:
         callbacks.append(Previews(_previewer(config, run, model, data)))
     patience = training.get("patience", 10)  # runs of earlier versions have none

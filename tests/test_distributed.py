@@ -113,6 +113,43 @@ def test_another_number_of_processes_goes_on(
     assert_same_weights(one, tmp_path / "doubled", **CLOSE)
 
 
+TOLD = """
+import os, signal
+from core.cli import run
+from core.module import DiffusionModule
+from core.train import train
+
+step = DiffusionModule.training_step
+
+def told(self, *arguments):
+    if self.trainer.global_step == 3 and self.global_rank == int(os.environ["TOLD"]):
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step(self, *arguments)
+
+DiffusionModule.training_step = told
+run("train", train)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_of_which_one_is_told_to_stop_save_the_same_step(
+    tmp_path: Path, cache: Path, no_plots: None, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Outcome]
+) -> None:
+    """SIGTERM to the first process; the exit code asks to be requeued, and one process goes on to the same end."""
+    one = train(tmp_path / "one", *LAW, "training.batch_size=8")
+    (tmp_path / "told.py").write_text(TOLD)
+    monkeypatch.setenv("TOLD", "0")
+    done = run_in(tmp_path, cache, "told.py", *TINY_IMAGES, *LAW, *TWO, "out=two")
+    assert done.returncode == 143, done.stderr[-3000:]
+    assert "told to stop at step 4; resume=two" in " ".join(done.stdout.split())
+    assert checkpoint.find(tmp_path / "two").name == "step-00000004"
+    outcome = command(
+        "train", f"resume={tmp_path / 'two'}", "trainer=cpu", "trainer.strategy=auto", "training.batch_size=8"
+    )
+    assert outcome.code == 0, outcome.err
+    assert_same_weights(one, tmp_path / "two", **CLOSE)
+
+
 def test_a_checkpoint_that_says_no_number_of_processes_goes_on(own_run: Path, command: Callable[..., Outcome]) -> None:
     """As those of earlier versions."""
     folder = checkpoint.find(own_run)

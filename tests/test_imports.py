@@ -68,6 +68,7 @@ PLUMBING = {
     "model": 7,
     "budget": 6,
     "sharding": 6,
+    "termination": 0,
     "clipping": 7,
     "callbacks": 8,
     "diagnosis": 5,
