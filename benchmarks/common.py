@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -142,7 +144,24 @@ def count(network: nn.Module) -> int:
 def machine() -> dict[str, object]:
     """What a measurement depends on."""
     processor = platform.processor() or platform.machine()
-    return {"processor": processor, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    return {
+        "processor": processor,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "commit": commit(),
+    }
+
+
+def commit() -> str:
+    """Of the checkout that this file lies in, with a + where files differ from it; "" outside of one."""
+    home = Path(__file__).resolve().parent
+    call = ["git", "-C", str(home), "describe", "--always", "--exclude=*", "--dirty=+", "--abbrev=12"]
+    try:
+        return subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def reset_peak(process: int | str = "self") -> float | None:

@@ -11,16 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import platform
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from benchmarks.common import chosen, compose, machine, peak, reset_peak
@@ -76,7 +73,7 @@ def main(options: Options) -> list[Board]:
     wanted = every if options.modality == "all" else chosen(options.modality, every, "modality")
     chosen(options.samplers or preset.samplers, names("sampler"), "samplers")
     torch.set_num_threads(options.threads)
-    about = {**machine(), "python": platform.python_version(), "numpy": np.__version__, "commit": _commit()}
+    about = machine()
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
     with in_use(folder):
@@ -269,16 +266,6 @@ def _as_json(board: Board) -> dict[str, object]:
     }
     best, advised = (None if cell is None else cell.key for cell in (board.best, board.advised))
     return {**asdict(board), "fronts": fronts, "best": best, "advised": advised, "verdict": board.verdict}
-
-
-def _commit() -> str:
-    """Of the checkout that this file lies in, with a + where files differ from it; "" outside of one."""
-    home = Path(__file__).resolve().parent
-    call = ["git", "-C", str(home), "describe", "--always", "--exclude=*", "--dirty=+", "--abbrev=12"]
-    try:
-        return subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
 
 
 if __name__ == "__main__":

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 MADE = "made.json"
-SHIPPED = {"audio": "fsdd", "molecules": "qm9"}  # the model of each modality that is in its package
 
 
 def names(group: str) -> list[str]:
@@ -74,11 +73,6 @@ class Subject:
         if times != "own":
             config.times = chosen.times
         return config
-
-
-def shipped(name: str) -> Path | None:
-    """The folder of the modality's model in its package."""
-    return Path(str(files(f"modalities.{name}"))) / "models" / SHIPPED[name] if name in SHIPPED else None
 
 
 def _digest(model: Model) -> str:

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -125,7 +123,7 @@ def main(options: Options) -> dict[str, Any]:
             "effort": {key: statistics.fmean(ran[job].effort[key] for job in mine) for key in ran[mine[0]].effort},
             "runs": [ran[job].figures[network] for job in mine],
         }
-    about = {**machine(), "python": platform.python_version(), "commit": commit(), "tuning seed": TUNING}
+    about = {**machine(), "tuning seed": TUNING}
     content = {"machine": about, "options": asdict(options), "batch": BATCH, "sets": found}
     write_json(folder / "mode_coverage.json", content)
     report(markdown(content))
@@ -170,15 +168,6 @@ def _real(data: str, options: Options) -> list[dict[str, float]]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(TUNING)
         return [coverage(SETS[data].draw(options.n), SETS[data]) for _ in range(options.seeds)]
-
-
-def commit() -> str | None:
-    """Of the checkout this file lies in; None outside one."""
-    call = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def markdown(content: Mapping[str, Any]) -> str:

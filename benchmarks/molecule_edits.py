@@ -18,7 +18,6 @@ from rich.table import Table
 
 import core
 from benchmarks.common import chosen
-from benchmarks.drawing import shipped
 from core.batch import Batch, concatenate
 from core.build import part
 from core.cli import with_options
@@ -68,7 +67,7 @@ def main(options: Options) -> dict[str, dict[str, float]]:
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
     report = Reporter(folder)
-    model = core.load(options.checkpoint or str(shipped("molecules")), device="cpu")
+    model = core.load(options.checkpoint or "molecules", device="cpu")
     known = scaffolds(model, part(model.config, "data").test, options.n, options.seed)
     assert isinstance(model.codec, Atoms)
     every = methods(model.codec)

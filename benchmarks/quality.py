@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarks.common import chosen, machine
-from benchmarks.drawing import Subject, draw, names, shipped, steps_within
+from benchmarks.drawing import Subject, draw, names, steps_within
 from benchmarks.study import Row, Study, curves, markdown, terminal
 from core.batch import Batch
 from core.cli import with_options
 from core.errors import UserError
 from core.progress import counting
 from core.runs import Reporter, write_json
+from core.shipped import models
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -53,7 +54,7 @@ def main(options: Options) -> list[Study]:
     """Draws and measures all that `options` names; what is written after each modality holds those before it too."""
     torch.set_num_threads(options.threads)
     subjects = chosen(options.modality, names("modality"), "modality")
-    runs = {name: options.checkpoint.get(name) or shipped(name) for name in subjects}
+    runs = {name: options.checkpoint.get(name) or models().get(name) for name in subjects}
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
     report = Reporter(folder)

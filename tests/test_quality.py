@@ -17,7 +17,7 @@ from torch import Tensor
 
 import core
 from benchmarks import drawing, quality, study
-from benchmarks.drawing import Subject, draw, names, shipped, steps_within
+from benchmarks.drawing import Subject, draw, names, steps_within
 from benchmarks.study import Row, Study
 from core.batch import Batch
 from core.build import build_sampler
@@ -115,7 +115,7 @@ def digits(trained: Path) -> tuple[Modality, Batch, Batch]:
 def clips(_: Path) -> tuple[Modality, Batch, Batch]:
     """Chords of several pitches in noise, as if they were spoken digits."""
     pytest.importorskip("torchaudio")
-    modality = core.load(shipped("audio") or "", device="cpu").modality
+    modality = core.load("audio", device="cpu").modality
     hertz, t = 80 + 10 * torch.arange(2 * N)[:, None, None], torch.arange(3200) / 8000
     x = sum(torch.sin(2 * torch.pi * k * hertz * t) / k for k in range(1, 8)) / 4
     x = x + 0.02 * torch.arange(2 * N)[:, None, None] / N * torch.randn(x.shape, generator=torch.manual_seed(0))
@@ -130,7 +130,7 @@ def molecules(_: Path) -> tuple[Modality, Batch, Batch]:
     pytest.importorskip("posebusters")
     if find_spec("qm9pack") is None:
         pytest.skip("QM9 is not installed")
-    modality = core.load(shipped("molecules") or "", device="cpu").modality
+    modality = core.load("molecules", device="cpu").modality
     real = first_of_qm9(500, table=1)[400 : 400 + 2 * N]
     shaken = real[:N]
     size = torch.cat([torch.full((N // 2, 1, 1), 0.01), torch.full((N // 2, 1, 1), 0.15)])
@@ -248,7 +248,7 @@ def test_another_request_has_samples_of_its_own(trained: Path, tmp_path: Path) -
 
 def test_samples_are_in_the_order_that_was_asked_for(trained: Path, tmp_path: Path) -> None:
     """Though those of about equal lengths are drawn together."""
-    model = core.load(shipped("audio") or "", device="cpu")
+    model = core.load("audio", device="cpu")
     subject = replace(Subject.of("image", trained, 4), name="audio", model=model)
     asked = model.template(6)
     lengths = asked.mask.flatten(1).sum(1)

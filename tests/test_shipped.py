@@ -51,3 +51,9 @@ def test_an_unknown_one_is_named(command: Callable[..., Outcome]) -> None:
     assert done.code == 2
     assert "no last checkpoint in video" in done.err
     assert "by name there are fsdd" in done.err
+
+
+def test_two_models_at_once_are_refused(command: Callable[..., Outcome]) -> None:
+    done = command("sample", "modality=audio", "checkpoint=qm9")
+    assert done.code == 2
+    assert "checkpoint= is given twice" in done.err
