@@ -17,6 +17,7 @@ from torch import nn
 
 from core.batch import Batch
 from core.build import build_denoiser, fill, fitted_codec, part
+from core.cli import opened
 from core.codec import Codec
 from core.data import Data
 from core.denoiser import Denoiser
@@ -38,12 +39,12 @@ def chosen(text: str, allowed: Mapping[str, object] | list[str], key: str) -> li
     return names
 
 
-def compose(*overrides: str) -> DictConfig:
-    """The config that `python -m core.train` composes from the same overrides."""
+def compose(*overrides: str, command: str = "train") -> DictConfig:
+    """The config that `python -m core.<command>` composes from the same overrides."""
     import hydra
 
     with hydra.initialize_config_module("configs", version_base="1.3"):
-        return hydra.compose("train", list(overrides))
+        return hydra.compose(command, [opened(override, command) for override in overrides])
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.common import chosen, machine
+from benchmarks.common import chosen, compose, machine
 from core import edits
 from core.batch import Batch, concatenate
 from core.build import build_operator, part
-from core.cli import opened as opened_key
 from core.cli import with_options
 from core.data import whole
 from core.errors import UserError
@@ -140,12 +139,8 @@ def held_out(options: Options) -> Truth:
 
 def opened(options: Options, row: str, checkpoint: str = "") -> tuple[Model, DictConfig]:
     """The model and its config with what the row says, as `core.edit` opens them."""
-    import hydra
-
     fixed = (f"checkpoint={checkpoint or options.checkpoint}", f"n={options.n}", f"seed={options.seed}", "degrade=true")
-    with hydra.initialize_config_module("configs", version_base="1.3"):
-        config = hydra.compose("edit", [opened_key(word, "edit") for word in (*fixed, *row.split())])
-    return edits.opened(config)
+    return edits.opened(compose(*fixed, *row.split(), command="edit"))
 
 
 def measured(row: str, told: bool, truth: Truth, options: Options, report: Reporter) -> Figures:

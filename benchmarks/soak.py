@@ -15,18 +15,14 @@ import time
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.common import chosen, machine
+from benchmarks.common import chosen, compose, machine
 from benchmarks.kills import TINY
 from core import cli
 from core.errors import UserError
 from core.runs import Reporter, write_json
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 PROCESS = Path("/proc/self")
 DRAWN = ("n=4", "steps=2", "device=cpu")
@@ -126,18 +122,10 @@ def cycle(name: str, folder: Path) -> None:
     from core.sample import sample
 
     options = (*COMMON, *NETWORKS[name], f"modality={name}", "preview.n=2", "preview.steps=2", "trainer.workers=1")
-    run = fit(compose("train", *options, "training.steps=4", "training.validate_every=2", f"out={folder / 'run'}"))
-    sample(compose("sample", *DRAWN, f"checkpoint={run}", f"out={folder / 'samples'}"))
-    evaluate(compose("evaluate", *DRAWN, f"checkpoint={run}", f"out={folder / 'evaluation'}"))
+    run = fit(compose(*options, "training.steps=4", "training.validate_every=2", f"out={folder / 'run'}"))
+    sample(compose(*DRAWN, f"checkpoint={run}", f"out={folder / 'samples'}", command="sample"))
+    evaluate(compose(*DRAWN, f"checkpoint={run}", f"out={folder / 'evaluation'}", command="evaluate"))
     shutil.rmtree(folder)
-
-
-def compose(command: str, *overrides: str) -> DictConfig:
-    """The config that the command line would give to the work of a command."""
-    import hydra
-
-    with hydra.initialize_config_module("configs", version_base="1.3"):
-        return hydra.compose(command, [cli.opened(override, command) for override in overrides])
 
 
 def _read(file: Path) -> str:
