@@ -335,9 +335,13 @@ def test_quality_writes_what_it_found_and_finds_it_again(
     assert quality.main(options) == [first]
 
 
-def test_what_cannot_be_measured_is_a_user_error(trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"checkpoint\.image is not set"):
-        quality.main(quality.Options(modality="image", out=str(tmp_path)))
+def test_what_cannot_be_measured_is_a_user_error(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as nothing_shipped:
+        nothing_shipped.setattr(quality, "models", dict)
+        with pytest.raises(UserError, match=r"checkpoint\.image is not set"):
+            quality.main(quality.Options(modality="image", out=str(tmp_path)))
     run = {"image": str(trained)}
     with pytest.raises(UserError, match=r"n\.image=9999: with \d+ held-out samples, at most \d+"):
         quality.main(quality.Options(modality="image", checkpoint=run, n={"image": 9999}, out=str(tmp_path)))
