@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from benchmarks.audio_speed import ROUTES, STEPS, diffwave
 from benchmarks.common import Run, chosen, compose, count
 from benchmarks.contenders import Polydiffusion
-from benchmarks.equal_time import Budget, Entry, Figures, compare
+from benchmarks.contest import Budget, Entry, Figures, compare
 from core.cli import with_options
 from core.module import Optimisation
 

@@ -89,15 +89,22 @@ def training_step(
 Task = Callable[[], float]  # does its work once and returns the seconds that it took
 
 
-def timed(work: Callable[[], object]) -> Task:
-    """CPU seconds of the process, not the wall's: what else runs on the machine counts less."""
+def timed(work: Callable[[], object], device: str = "cpu") -> Task:
+    """CPU seconds of the process, not the wall's: what else runs on the machine counts less. A clock's on a GPU."""
+    clock, waiting = (time.process_time, _nothing) if device == "cpu" else (time.perf_counter, torch.cuda.synchronize)
 
     def task() -> float:
-        begun = time.process_time()
+        waiting()
+        begun = clock()
         work()
-        return time.process_time() - begun
+        waiting()
+        return clock() - begun
 
     return task
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,17 @@
 """Class-conditional models: ours as `core.train` has it, of any data, and other libraries', of the default data.
 
-The peers get what makes them good in a short training: the velocity as the network's output, the cosine schedule, and
-the same update as ours; the rest is as their documentation has it. All drop a tenth of the labels and are guided.
+A peer is there twice. By its own recipe: loss, table of betas, sampler and optimiser of its documentation's example.
+And helped by what makes ours good in a short training: the velocity as output, the cosine table, ten times the learning
+rate with our schedule of it, and guidance. Both have our clipping and average of the weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -72,9 +75,12 @@ class Polydiffusion:
 
 
 class DdpmPytorch:
-    """denoising-diffusion-pytorch's module of classifier-free guidance."""
+    """denoising-diffusion-pytorch's module of classifier-free guidance.
 
-    def __init__(self, run: Run) -> None:
+    Guided as ours is: by the scale of 6 of its example, made for photographs, digits lose all variety.
+    """
+
+    def __init__(self, run: Run, **options: Any) -> None:
         from denoising_diffusion_pytorch import classifier_free_guidance as library
 
         library.tqdm = lambda steps, **_: steps  # its progress bar would count against it
@@ -87,9 +93,7 @@ class DdpmPytorch:
 
         sizes = [(dim, middle, last) for dim in range(10, 25, 2) for middle in (2, 3) for last in (3, 4, 5)]
         unet = nearest(count(run.denoiser), build, sizes)
-        self.model: nn.Module = library.GaussianDiffusion(
-            unet, image_size=self.shape[-1], timesteps=STEPS, objective="pred_v", ddim_sampling_eta=0.0
-        )
+        self.model: nn.Module = library.GaussianDiffusion(unet, image_size=self.shape[-1], timesteps=STEPS, **options)
 
     def loss(self, batch: Batch, step: int) -> Tensor:
         return self.model((batch.x + 1) / 2, classes=batch.cond["label"])
@@ -101,48 +105,82 @@ class DdpmPytorch:
 
 
 class Diffusers:
-    """A class-conditional UNet2DModel; the label after the last stands for none, as diffusers has no such thing."""
+    """A class-conditional UNet2DModel; the label after the last stands for none, as diffusers has no such thing.
 
-    def __init__(self, run: Run) -> None:
+    table: of its schedulers. guidance: the scale, for which a tenth of the labels are dropped; None for none.
+    """
+
+    def __init__(self, run: Run, guidance: float | None = None, spacing: str = "leading", **table: Any) -> None:
         from diffusers import DDIMScheduler, DDPMScheduler
 
-        table = {"num_train_timesteps": STEPS, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
         self.shape, self.null = run.data.facts["shape"], run.data.facts["num_classes"]
         self.model: nn.Module = nearest(count(run.denoiser), unet_2d(self.shape[-1], self.null + 1), WIDTHS)
-        self.noising = DDPMScheduler(**table)
-        self.scheduler = DDIMScheduler(**table, clip_sample=True, timestep_spacing="trailing")
+        self.guidance = guidance
+        self.noising = DDPMScheduler(num_train_timesteps=STEPS, **table)
+        self.scheduler = DDIMScheduler(num_train_timesteps=STEPS, clip_sample=True, timestep_spacing=spacing, **table)
 
     def loss(self, batch: Batch, step: int) -> Tensor:
         x, labels = batch.x, batch.cond["label"]
         noise, steps = torch.randn_like(x), torch.randint(0, STEPS, (len(x),))
-        labels = labels.masked_fill(torch.rand(len(x)) < DROP_RATE, self.null)
+        if self.guidance is not None:
+            labels = labels.masked_fill(torch.rand(len(x)) < DROP_RATE, self.null)
         noised = self.noising.add_noise(x, noise, steps)
         output = self.model(noised, steps, labels, return_dict=False)[0]
-        return F.mse_loss(output, self.noising.get_velocity(x, noise, steps))
+        is_velocity = self.noising.config.prediction_type == "v_prediction"
+        return F.mse_loss(output, self.noising.get_velocity(x, noise, steps) if is_velocity else noise)
 
     @torch.no_grad()
     def sample(self, model: nn.Module, template: Batch, places: Tensor, steps: int) -> Tensor:
         labels = template.cond["label"]
         self.scheduler.set_timesteps(steps)
         x = torch.randn(len(labels), *self.shape)
-        both = torch.cat([labels, torch.full_like(labels, self.null)])
         for t in self.scheduler.timesteps:
-            conditional, unconditional = model(torch.cat([x, x]), t, both, return_dict=False)[0].chunk(2)
-            output = unconditional + GUIDANCE * (conditional - unconditional)
-            x = self.scheduler.step(output, t, x).prev_sample
+            x = self.scheduler.step(self._output(model, x, t, labels), t, x).prev_sample
         return x
 
+    def _output(self, model: nn.Module, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        if self.guidance is None:
+            return model(x, t, labels, return_dict=False)[0]
+        both = torch.cat([labels, torch.full_like(labels, self.null)])
+        conditional, unconditional = model(torch.cat([x, x]), t, both, return_dict=False)[0].chunk(2)
+        return unconditional + self.guidance * (conditional - unconditional)
 
-CONTENDERS: dict[str, tuple[str, Callable[[Run], Contender]]] = {  # with the package that each needs
-    "polydiffusion": ("core", Polydiffusion),
-    "denoising-diffusion-pytorch": ("denoising_diffusion_pytorch", DdpmPytorch),
-    "diffusers": ("diffusers", Diffusers),
+
+@dataclass(frozen=True)
+class Recipe:
+    """package: which it needs. optimisation: what of it is not as in our run."""
+
+    package: str
+    build: Callable[[Run], Contender]
+    optimisation: dict[str, Any] = field(default_factory=dict)
+
+
+HELP = {"lr": 1e-3, "warmup": 20}  # their steps are fewer than ours, and larger ones diverge
+FLAT = {"lr": 1e-4, "warmup": 0, "flat": 1.0, "weight_decay": 0.0, "ema_decay": 0.995}
+COSINE = {"lr": 1e-4, "betas": (0.9, 0.999), "warmup": 500, "flat": 0.0, "final": 0.0}
+RECIPES: dict[str, Recipe] = {
+    "polydiffusion": Recipe("core", Polydiffusion),
+    "denoising-diffusion-pytorch": Recipe("denoising_diffusion_pytorch", DdpmPytorch, FLAT),
+    "denoising-diffusion-pytorch-helped": Recipe(
+        "denoising_diffusion_pytorch", partial(DdpmPytorch, objective="pred_v", ddim_sampling_eta=0.0), HELP
+    ),
+    "diffusers": Recipe("diffusers", Diffusers, COSINE),
+    "diffusers-helped": Recipe(
+        "diffusers",
+        partial(
+            Diffusers,
+            guidance=GUIDANCE,
+            spacing="trailing",
+            beta_schedule="squaredcos_cap_v2",
+            prediction_type="v_prediction",
+        ),
+        HELP,
+    ),
 }
 
 
-def contender(name: str, run: Run) -> Contender:
+def recipe(name: str) -> Recipe:
     """UserError where its package is missing."""
-    package, build = CONTENDERS[name]
-    if find_spec(package) is None:
+    if find_spec(RECIPES[name].package) is None:
         raise UserError(f"{name} is not installed: pip install 'polydiffusion[peers]', or leave it out of contenders=")
-    return build(run)
+    return RECIPES[name]

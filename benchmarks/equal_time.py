@@ -1,135 +1,91 @@
-"""Contenders that train for the same CPU time and draw as many samples each: one table of how good those are."""
+"""python -m benchmarks.equal_time [seconds=[120,300,600]] [n=250]: how good pictures are after equal CPU time.
+
+Each contender trains for the same CPU seconds on the same batches of the default data, with the labels, and draws n
+samples with its averaged weights; the digit judge measures all of them. A budget is a training of its own, since the
+learning rate falls towards its end. What is finished stays in `out` and is not done again, so that an interrupted run
+continues, and several processes may share one `out` with other `contenders`. `record=` is a file for the results too:
+the docs' tables are made of benchmarks/results/equal_time.json.
+"""
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from benchmarks.common import Run, count, machine
-from benchmarks.contenders import Contender
-from core.batch import Batch, concatenate, padded
-from core.build import build_modality
-from core.codec import Codec
-from core.data import Source, train_loader, training_order, whole
-from core.descent import Update
-from core.errors import UserError
+from benchmarks.common import Run, chosen, machine
+from benchmarks.contenders import RECIPES, recipe
+from benchmarks.contest import Budget, Entry, Figures, compare
+from core.cli import with_options
 from core.module import Optimisation
-from core.runs import Reporter, write_json
+from core.runs import write_json
 
-SPEAK = 10  # seconds between two lines
-SETTLED = 10  # steps after which the speed is known well enough to foresee the number of steps
-Figures = dict[str, float]
+OURS, REAL = "polydiffusion", "real"
+GOAL = 0.5  # of the better peer's Frechet distance
+COLUMNS = {  # of the table; a share is in per cent
+    "frechet_distance": ("Fréchet distance", "{:.3g}"),
+    "precision": ("precision", "{:.2f}"),
+    "recall": ("recall", "{:.2f}"),
+    "label_accuracy": ("asked-for label seen", "{:.0%}"),
+    "training_steps": ("training steps", "{:,.0f}"),
+    "sampling_seconds": ("CPU s for the samples", "{:.0f}"),
+}
 
 
 @dataclass
-class Budget:
-    """What every contender gets."""
-
-    contenders: str  # separated by commas
-    seconds: float  # of CPU time, one thread, for each training
-    n: int  # samples
-    steps: int  # of sampling
-    batch: int
-    micro_batch: int  # samples drawn at once
-    overrides: str  # of the runs, separated by blanks
-    out: str
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A contender, untrained, with the codec of its coordinates and how it is optimised."""
-
-    contender: Contender
-    codec: Codec
-    optimisation: Optimisation
-    augment: Callable[[Batch, int], Batch] = lambda batch, step: batch  # of training data, before it is encoded
+class Options:
+    seconds: list[float] = field(default_factory=lambda: [120, 300, 600])  # of CPU time, one thread, a training each
+    contenders: str = ",".join(RECIPES)
+    n: int = 250
+    steps: int = 20  # of sampling
+    batch: int = 32
+    micro_batch: int = 125
+    overrides: str = ""  # of our run, separated by blanks
+    out: str = "benchmarks/out/equal_time"
+    record: str = ""  # a file for the results too
 
 
-def compare(names: Sequence[str], enter: Callable[[str], Entry], run: Run, budget: Budget) -> dict[str, Figures]:
-    """Trains and measures the contenders; prints one table and writes figures, a grid each and quality.json.
+def main(options: Options) -> dict[str, dict[str, Figures]]:
+    """Trains and measures the contenders at each budget, see `compare`; by CPU seconds, then by name."""
+    names = chosen(options.contenders, list(RECIPES), "contenders")
+    run = Run.of("modality=image", *options.overrides.split())
 
-    run: of the data and its modality, which measures them all. What is finished in `budget.out` is not done again.
-    UserError if it holds figures of other settings, or if there are too few held-out samples.
-    """
-    torch.set_num_threads(1)
-    held_out, training = whole(run.data.test, 2 * budget.n), whole(run.data.train)
-    if len(held_out) < 2 * budget.n:
-        raise UserError(f"n={budget.n}: with {len(run.data.test)} held-out samples, at most {len(run.data.test) // 2}")
-    folder = Path(budget.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    _check_same(folder / "options.json", budget)
-    report, modality = Reporter(folder), build_modality(run.config)
-    reference, template = held_out[: budget.n], modality.template(budget.n)
-    figures: dict[str, Figures] = {}
-    for name in names:
-        path = folder / f"{name}.json"
-        if not path.exists():
-            samples, effort = _contest(name, enter, run, template, budget, report)
-            modality.grid(samples[:100], folder / f"{name}.png")
-            write_json(path, effort | modality.metrics(samples, reference, training))
-        figures[name] = json.loads(path.read_text())
-    figures["real"] = modality.metrics(held_out[budget.n :], reference, training)
-    report.figures(f"after {budget.seconds:g} CPU seconds each", figures)
-    write_json(folder / "quality.json", {"machine": machine(), "options": asdict(budget), **figures})
-    return figures
+    def enter(name: str) -> Entry:
+        one = recipe(name)
+        settings: dict[str, Any] = {**run.config.optimisation, **one.optimisation}
+        fresh = Run.on(run.config.copy(), run.data)  # a network that no budget before has trained
+        return Entry(one.build(fresh), fresh.codec, Optimisation(**settings))
+
+    found = {}
+    for seconds in options.seconds:
+        settings = {key: value for key, value in asdict(options).items() if key not in ("seconds", "out", "record")}
+        budget = Budget(**settings, seconds=seconds, out=f"{options.out}/{seconds:g}")
+        found[f"{seconds:g}"] = compare(names, enter, run, budget)
+    content = {"machine": machine(), "seed": int(run.config.seed), "options": asdict(options), "seconds": found}
+    for path in filter(None, (f"{options.out}/equal_time.json", options.record)):
+        write_json(Path(path), content)
+    return found
 
 
-def _check_same(path: Path, budget: Budget) -> None:
-    settings = {key: value for key, value in asdict(budget).items() if key not in ("contenders", "out")}
-    if path.exists() and json.loads(path.read_text()) != settings:
-        raise UserError(f"{path.parent} holds figures of other settings; choose another out= or remove it")
-    write_json(path, settings)
+def markdown(record: Mapping[str, Any]) -> str:
+    """A row for each budget and contender, and how our distance compares with the best peer's."""
+    words = [word for word, _ in COLUMNS.values()]
+    lines = [f"| CPU s | | {' | '.join(words)} |", f"|---|---|{'---|' * len(words)}"]
+    for seconds, rows in record["seconds"].items():
+        for name, row in rows.items():
+            cells = (form.format(row[key]) if key in row else "" for key, (_, form) in COLUMNS.items())
+            lines.append(f"| {seconds} | {name.replace('-helped', ', helped')} | {' | '.join(cells)} |")
+    said = (f"{seconds} s: {ratio(rows):.3f}" for seconds, rows in record["seconds"].items() if len(rows) > 2)
+    lines += ["", f"Our distance over the best peer's, helped or not (goal: at most {GOAL:g}): {'; '.join(said)}."]
+    return "\n".join(lines)
 
 
-def _contest(
-    name: str, enter: Callable[[str], Entry], run: Run, template: Batch, budget: Budget, report: Reporter
-) -> tuple[Batch, Figures]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.config.seed)
-        entry = enter(name)
-        report(f"{name}: {count(entry.contender.model):,} parameters")
-        update = _train(name, entry, run.data.train, run.config.seed, budget, report)
-        begun = time.process_time()
-        samples = _draw(entry, update, template, budget)
-        seconds = time.process_time() - begun
-    report(f"{name}: {budget.n} samples in {seconds:.0f} CPU seconds")
-    effort = {"parameters": count(entry.contender.model), "training_steps": update.steps, "sampling_seconds": seconds}
-    return samples, effort
+def ratio(rows: Mapping[str, Mapping[str, float]]) -> float:
+    """Our Frechet distance over the lowest of the peers'."""
+    peers = (row["frechet_distance"] for name, row in rows.items() if name not in (OURS, REAL))
+    return rows[OURS]["frechet_distance"] / min(peers)
 
 
-def _train(name: str, entry: Entry, source: Source, seed: int, budget: Budget, report: Reporter) -> Update:
-    """Steps until the CPU seconds are over. The learning rate's schedule fits the steps that the speed foretells."""
-    update = Update(entry.contender.model.train(), entry.optimisation)
-    order = training_order(source, budget.batch, seed)
-    begun = spoke = time.process_time()
-    for batch in train_loader(source, order, workers=0, pin_memory=False):
-        batch = entry.augment(batch, update.steps)
-        loss = entry.contender.loss(entry.codec.encode(batch), update.steps)
-        update(loss)
-        taken = time.process_time() - begun
-        if update.steps >= SETTLED:
-            update.total = round(update.steps * budget.seconds / taken)
-        if taken - (spoke - begun) > SPEAK:
-            spoke = time.process_time()
-            report(f"{name}: step {update.steps} of about {update.total}, loss {float(loss.detach()):.4f}")
-        if taken > budget.seconds:
-            break
-    return update
-
-
-def _draw(entry: Entry, update: Update, template: Batch, budget: Budget) -> Batch:
-    """What the averaged model draws for the template, decoded."""
-    average, wanted = update.average.eval(), entry.codec.template(template)
-
-    def some(places: Tensor) -> Batch:
-        rows = wanted[places]
-        x0 = entry.contender.sample(average, entry.codec.trim(rows), places, budget.steps)
-        return entry.codec.decode(rows.with_x(padded(x0, rows.x)))
-
-    return concatenate([some(places) for places in torch.arange(budget.n).split(budget.micro_batch)])
+if __name__ == "__main__":
+    with_options(Options, main)

@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from benchmarks.common import machine
-from benchmarks.equal_time import Figures
+from benchmarks.contest import Figures
 from core import checkpoint
 from core.batch import Batch
 from core.build import part

@@ -15,7 +15,7 @@ from statistics import fmean
 
 from benchmarks.common import Run, chosen, compose
 from benchmarks.contenders import Polydiffusion
-from benchmarks.equal_time import Budget, Entry, Figures, compare
+from benchmarks.contest import Budget, Entry, Figures, compare
 from core.batch import Batch
 from core.build import part
 from core.cli import with_options

@@ -10,7 +10,7 @@ import pytest
 import torch
 from runs import audio
 
-from benchmarks import audio_quality, image_quality, speed
+from benchmarks import audio_quality, equal_time, speed
 from benchmarks.common import Run
 from benchmarks.contenders import Polydiffusion
 from benchmarks.molecule_speed import disagreement, usual
@@ -113,15 +113,16 @@ def test_the_usual_arrangement_of_the_graph_network_is_the_same_function(referen
 
 
 def test_quality_continues_where_it_stopped(tmp_path: Path) -> None:
-    options = image_quality.Options(
-        "polydiffusion", seconds=0.5, n=10, steps=2, batch=4, micro_batch=5, overrides=TINY, out=str(tmp_path)
-    )
-    figures = image_quality.main(options)
-    assert set(figures) == {"polydiffusion", "real"}
-    assert image_quality.main(options) == figures
+    small = {"n": 10, "steps": 2, "batch": 4, "micro_batch": 5, "overrides": TINY, "out": str(tmp_path)}
+    options = equal_time.Options([0.5, 1.0], "polydiffusion", **small)
+    figures = equal_time.main(options)
+    assert [set(rows) for rows in figures.values()] == [{"polydiffusion", "real"}] * 2
+    shorter, longer = (rows["polydiffusion"]["training_steps"] for rows in figures.values())
+    assert 1.3 * shorter < longer  # it is trained anew, and for twice as long
+    assert equal_time.main(options) == figures
     options.steps = 3
     with pytest.raises(UserError, match="other settings"):
-        image_quality.main(options)
+        equal_time.main(options)
 
 
 def test_samples_do_not_depend_on_how_many_are_drawn_at_once(cache: Path) -> None:
