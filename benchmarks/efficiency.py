@@ -18,10 +18,11 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.table import Table
@@ -233,6 +234,23 @@ def table(title: str, findings: list[Finding]) -> Table:
         figure = f"[{colour}]{one.value:.3g}[/]"
         shown.add_row(one.what, figure, f"{one.low:.3g} - {one.high:.3g}", goal, one.detail)
     return shown
+
+
+def markdown(record: Mapping[str, Any]) -> str:
+    """A row for each figure, a column for each modality: bold where it has met its goal, which stands after it."""
+    findings = [Finding(**one) for one in record["findings"]]
+    modalities = list(dict.fromkeys(one.modality for one in findings))
+    lines = [f"| | {' | '.join(modalities)} |", "|---" * (1 + len(modalities)) + "|"]
+    for what in dict.fromkeys(one.what for one in findings):
+        cells = {one.modality: _cell(one) for one in findings if one.what == what}
+        lines.append(f"| {what} | {' | '.join(cells.get(name, '') for name in modalities)} |")
+    return "\n".join(lines)
+
+
+def _cell(one: Finding) -> str:
+    value = f"**{one.value:.3g}**" if one.met else f"{one.value:.3g}"
+    goal = "" if one.goal is None else f", goal {'≥' if one.at_least else '≤'} {one.goal:g}"
+    return f"{value} ({one.low:.3g} to {one.high:.3g}{goal})" + (f"; {one.detail}" if one.detail else "")
 
 
 if __name__ == "__main__":
