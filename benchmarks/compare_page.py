@@ -17,14 +17,18 @@ PAGE = "compare.html"
 STYLE = """
 :root { color-scheme: light dark; }
 body { margin: 0 auto; max-width: 80rem; padding: 1.5rem; font: 15px/1.45 system-ui, sans-serif; }
+p, h2, h3 { overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #8886; }
 th:first-child, td:first-child { text-align: left; }
+td { white-space: nowrap; }
 .front { font-weight: bold; } .advised { background: #c4143c22; }
 img { display: block; max-width: 100%; height: auto; background: #fff; }
-iframe { width: 100%; height: 34rem; border: 1px solid #8886; }
-.scroll { overflow-x: auto; }
+iframe { box-sizing: border-box; width: 100%; height: 34rem; border: 1px solid #8886; }
+.scroll { overflow-x: auto; margin-bottom: 1rem; }
+@media (prefers-color-scheme: dark) { img[src^="data:image/svg"] { filter: invert(.93) hue-rotate(180deg); } }
 """
+FRAMED = "<style>nav a:not([href]) { display: none; }</style>"  # what looks like a button, and would do nothing
 READING = """Each row is a setting: a sampler, the evaluations of a sample's path that it may take, and the scale of
 guidance. NFE counts passes of the network for each sample: guidance makes two of an evaluation. ± is a bootstrap's
 standard error. Bold: on the Pareto front of that figure, so no other setting here is as good at no more NFE. Shaded:
@@ -107,7 +111,7 @@ def _shown(title: str, folder: Path) -> str:
 def framed(page: Path) -> str:
     """The page as a frame's attribute; what it links to lies not beside it there, so nothing is linked to."""
     alone = re.sub(r' (?:href|src)="(?!data:|#)[^"]*"(?: download)?', "", page.read_text(encoding="utf-8"))
-    return escape(alone)
+    return escape(alone.replace("</head>", f"{FRAMED}</head>", 1))
 
 
 def _image(content: bytes, kind: str, alt: str) -> str:

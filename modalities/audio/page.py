@@ -25,8 +25,11 @@ h1 { margin: 0; font-size: 1.5rem; }
 h2 { margin: 1.6rem 0 .6rem; font-size: 1.1rem; }
 p, small { color: var(--faint); }
 button { font: inherit; padding: .3rem .9rem; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: .8rem; }
-figure { margin: 0; padding: .5rem; border: 2px solid transparent; border-radius: .5rem; background: var(--card); }
+main { display: flex; flex-wrap: wrap; gap: 0 1.6rem; }
+section { min-width: 0; max-width: 100%; }
+.cards { display: flex; flex-wrap: wrap; gap: .8rem; }
+figure { box-sizing: border-box; width: 17rem; max-width: 100%; margin: 0; padding: .5rem; border-radius: .5rem;
+  border: 2px solid transparent; background: var(--card); }
 figure.playing { border-color: var(--mark); }
 img { display: block; width: 100%; height: auto; border-radius: .25rem; }
 audio { display: block; width: 100%; height: 2.25rem; margin: .4rem 0 .3rem; }
