@@ -139,8 +139,11 @@ def build_module(config: DictConfig, model: Model, data: Data) -> DiffusionModul
     training = config.training
     objective = Objective(build_levels(config), training.drop_rate, config.seed)
     optimisation = Optimisation(**config.optimisation)
+    graphs = config.trainer.get("cuda_graphs", False)  # runs of earlier versions do not say
+    if graphs and not config.trainer.compile:
+        raise UserError("trainer.cuda_graphs=true: needs trainer.compile=true, whose kernels the graph is of")
     if config.trainer.compile:
-        model.denoiser.network.compile()
+        model.denoiser.network.compile(mode="reduce-overhead" if graphs else None)
     return DiffusionModule(model.denoiser, model.codec, data, objective, optimisation, training.steps)
 
 

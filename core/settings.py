@@ -26,7 +26,8 @@ WHOLE = ("n", "preview.n", "training.keep", "optimisation.warmup", "trainer.work
 POSITIVE = ("training.minutes", "optimisation.lr", "optimisation.clip_norm")
 SHARES = ("training.drop_rate", "optimisation.flat", "optimisation.final", "optimisation.ema_decay")
 NULLABLE = ("training.steps", "optimisation.clip_norm", "optimisation.clip_recent")
-SWITCHES = ("debug", "averaged", "trajectory", "trainer.compile", "trainer.channels_last", "optimisation.amsgrad")
+ON_DEVICES = ("trainer.compile", "trainer.cuda_graphs", "trainer.channels_last")
+SWITCHES = ("debug", "averaged", "trajectory", "optimisation.amsgrad", *ON_DEVICES)
 
 RULES: Mapping[str, tuple[type, float, float, str]] = {
     **dict.fromkeys(POSITIVE_WHOLE, (int, 1, float("inf"), "a whole number of at least 1")),

@@ -333,6 +333,22 @@ def test_trainer_gpu(tmp_path: Path, cache: Path, no_plots: None) -> None:
     trains_and_samples(run)
 
 
+@pytest.mark.parametrize(("graphs", "mode"), [("false", None), ("true", "reduce-overhead")])
+def test_the_compiler_is_told_of_graphs(
+    tmp_path: Path, cache: Path, no_plots: None, monkeypatch: pytest.MonkeyPatch, graphs: str, mode: str | None
+) -> None:
+    modes: list[str | None] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode: modes.append(mode))
+    switches = ("trainer.compile=true", f"trainer.cuda_graphs={graphs}")
+    fit(compose("train", *TINY, *NETWORK, *switches, f"out={tmp_path}"))
+    assert modes == [mode]
+
+
+def test_graphs_without_the_compiler_are_refused(tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(UserError, match=r"trainer\.cuda_graphs=true: needs trainer\.compile=true"):
+        fit(compose("train", *TINY, *NETWORK, "trainer.cuda_graphs=true", f"out={tmp_path}"))
+
+
 def test_trainer_ddp(tmp_path: Path, cache: Path, no_plots: None) -> None:
     """A group of one process over gloo."""
     assert compose("train", "trainer=ddp").trainer.accelerator == "gpu"
