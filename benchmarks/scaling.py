@@ -79,7 +79,7 @@ def main(options: Options) -> list[Series]:
                     series = measure(modality, axis, work, options, report)
                 record.add(series)
     seconds = "CPU seconds" if device == "cpu" else "seconds"
-    report(table(seconds, record.series, lambda one: one.time))
+    report(table("seconds", record.series, lambda one: one.time))
     report(table("bytes", record.series, lambda one: one.memory))
     plot(record.series, folder / "scaling.png", seconds)
     return record.series
@@ -191,7 +191,7 @@ def table(title: str, series: Sequence[Series], of: Callable[[Series], Growth | 
     found = Table(title=f"{title} ~ n^p: p of the upper points, and of the last doubling", title_justify="left")
     names = ("modality", "n", "work", "p", "last", "a + b n^q")
     for name in names:
-        found.add_column(name, justify="left" if name in names[:3] else "right", no_wrap=True)
+        found.add_column(name, justify="left" if name in names[:3] else "right", no_wrap=name != names[-1])
     for one in series:
         if (grown := of(one)) is not None:
             line = "" if grown.affine is None else str(grown.affine)

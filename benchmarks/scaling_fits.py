@@ -10,6 +10,7 @@ import numpy as np
 
 UPPER = 4  # points that the exponent is fitted on: at the lower ones fixed costs hide it
 ENOUGH = 4  # points that decide between the two laws, of two numbers each
+NEAR = 0.3  # by how much (of a logarithm) a line may miss a point, if it is to be given
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class Affine:
 class Growth:
     """power: of the upper points. last: the exponent of the last doubling alone, which tells whether it still rises.
 
-    affine: of all points, where both of its numbers are positive and it is nearer to them than any power law.
+    affine: of all points, where both of its numbers are positive, it is nearer to them than any power law, and near to
+    each.
     """
 
     power: Power
@@ -61,9 +63,9 @@ class Growth:
 
 
 def growth(n: Sequence[float], costs: Sequence[float], power: float = 1.0) -> Growth:
-    """n: increasing, at least two; costs: positive, in any unit. power: of n in the affine law."""
-    line = affine(n, costs, power) if len(n) >= ENOUGH else None
-    if line is not None and (min(line.fixed, line.each) <= 0 or _off(line, n, costs) >= _off(fit(n, costs), n, costs)):
+    """n: increasing, at least two; costs: positive, in any unit. power: of n in the affine law; 0 for none."""
+    line = affine(n, costs, power) if power and len(n) >= ENOUGH else None
+    if line is not None and not (min(line.fixed, line.each) > 0 and _is_better(line, n, costs)):
         line = None
     last = math.log(costs[-1] / costs[-2]) / math.log(n[-1] / n[-2])
     return Growth(fit(n[-UPPER:], costs[-UPPER:]), last, line)
@@ -97,6 +99,11 @@ def _least_squares(
     return (float(a), float(b)), (float(errors[0]), float(errors[1]))
 
 
-def _off(law: Power | Affine, n: Sequence[float], costs: Sequence[float]) -> float:
-    """How far a law is from the points: the sum of the squared logarithms of the ratios."""
-    return sum(math.log(law(one) / cost) ** 2 for one, cost in zip(n, costs, strict=True))
+def _is_better(line: Affine, n: Sequence[float], costs: Sequence[float]) -> bool:
+    lines, powers = _off(line, n, costs), _off(fit(n, costs), n, costs)
+    return max(map(abs, lines)) <= NEAR and math.hypot(*lines) < math.hypot(*powers)
+
+
+def _off(law: Power | Affine, n: Sequence[float], costs: Sequence[float]) -> list[float]:
+    """How far a law is from each point: the logarithm of their ratio."""
+    return [math.log(law(one) / cost) for one, cost in zip(n, costs, strict=True)]

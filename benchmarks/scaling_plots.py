@@ -35,7 +35,7 @@ def plot(series: Sequence[Series], path: Path, seconds: str) -> None:
                 _curve(panel, one, *of(one), scale, bars=label == seconds)
             if shown:
                 _dress(panel, shown[0], f"{modality}: {label}")
-    figure.suptitle(f"points, the exponent's fit to the upper {UPPER} (line), and growth in proportion (dotted)")
+    figure.suptitle(f"points; n^p by the upper {UPPER} (lines); in proportion to the data or the weights (dotted)")
     figure.savefig(path, dpi=90)
 
 
