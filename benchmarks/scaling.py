@@ -23,9 +23,10 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.table import Table
@@ -198,6 +199,27 @@ def table(title: str, series: Sequence[Series], of: Callable[[Series], Growth | 
             n = f"{one.unit} {one.n[0]:g} - {one.n[-1]:g}"
             found.add_row(one.modality, n, one.work, str(grown.power), f"{grown.last:.2f}", line)
     return found
+
+
+def markdown(record: Mapping[str, Any]) -> str:
+    """The exponents of the record's series: a row for each modality and axis, a pair of columns for each work."""
+    rows: dict[tuple[str, str], dict[str, Series]] = {}
+    for one in map(Series.read, record["series"]):
+        rows.setdefault((one.modality, f"{one.unit} {one.n[0]:g} - {one.n[-1]:g}"), {})[one.work] = one
+    works = list(dict.fromkeys(work for row in rows.values() for work in row))
+    lines = [
+        f"| | | {' | '.join(f'{work}: seconds | memory' for work in works)} |",
+        "|---" * (2 + 2 * len(works)) + "|",
+    ]
+    for (modality, axis), row in rows.items():
+        grown = (growth for work in works for growth in _grown(row.get(work)))
+        cells = ("" if one is None else f"{one.power} ({one.last:.2f})" for one in grown)
+        lines.append(f"| {modality} | {axis} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _grown(series: Series | None) -> tuple[Growth | None, Growth | None]:
+    return (None, None) if series is None else (series.time, series.memory)
 
 
 if __name__ == "__main__":

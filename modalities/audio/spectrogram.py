@@ -16,6 +16,8 @@ from modalities.audio.bands import WARP, Bands
 from modalities.audio.frames import frame_mask, mask_of_frames, whole_frames
 from modalities.audio.vocoder import GriffinLim, Vocoder
 
+AT_ONCE = 32  # clips that are looked at together: the transforms of many more leave a CPU's caches
+
 
 class Spectrogram(Codec):
     """Waveform (B, 1, L) -> standardised log-amplitudes (B, 1, frames, bands); back through a vocoder. Lossy.
@@ -93,7 +95,8 @@ class Spectrogram(Codec):
 
     def fit(self, batch: Batch) -> Mapping[str, object]:
         batch = whole_frames(batch, self.bands.hop)
-        logs = self.bands.analyse((batch.x * batch.mask)[:, 0])
+        sounds = (batch.x * batch.mask)[:, 0].split(AT_ONCE)
+        logs = torch.cat([self.bands.analyse(some) for some in sounds])
         real = frame_mask(batch.mask, self.bands.hop)[:, 0].expand(-1, logs.shape[1], -1)[..., 0] > 0
         frames = logs[real].double()  # (frames of all clips, bands)
         mean, std = frames.mean(0), frames.std(0).clamp(min=1e-3)

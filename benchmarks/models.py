@@ -1,0 +1,95 @@
+"""python -m benchmarks.models [names=...] [data.fsdd.path=recordings.tar.gz]: the figures of the shipped models.
+
+`core.evaluate` of each, at its defaults: what the models' cards and README say of them is made of this record
+(`record=benchmarks/results/models.json`). Other models of an earlier record stay in it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import chosen, compose, machine
+from core.cli import with_options
+from core.evaluate import evaluate
+from core.evaluation import FIGURES
+from core.runs import Reporter, write_json
+from core.shipped import models
+
+MODELS = ("mnist", "fsdd", "qm9")
+
+
+@dataclass
+class Options:
+    names: str = ",".join(MODELS)
+    data: dict[str, Any] = field(default_factory=dict)  # by model, such as data.fsdd.path=recordings.tar.gz
+    more: dict[str, str] = field(default_factory=lambda: {"fsdd": "vocoder=diffusion"})  # overrides, by model
+    n: int = 500
+    out: str = "benchmarks/out/models"
+    record: str = ""  # a file for the results too
+
+
+def main(options: Options) -> dict[str, Any]:
+    """Draws, measures and writes models.json into `out`, and `record` if that is given."""
+    folder = Path(options.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    report = Reporter(folder)
+    path = Path(options.record or folder / "models.json")
+    found: dict[str, Any] = json.loads(path.read_text())["models"] if path.exists() else {}
+    for name in chosen(options.names, sorted(models()), "names"):
+        report(f"{name}:")
+        data = [f"data.{key}={value}" for key, value in options.data.get(name, {}).items()]
+        common = [f"checkpoint={name}", f"n={options.n}", f"out={folder / name}"]
+        begun = time.process_time()
+        evaluate(compose(*common, *data, *options.more.get(name, "").split(), command="evaluate"))
+        figures = json.loads((folder / name / FIGURES).read_text())
+        found[name] = {"machine": machine(), "seconds": time.process_time() - begun, "evaluation": figures}
+        write_json(path, {"machine": machine(), "seed": 0, "models": found})
+    return found
+
+
+# what the tables say of them, a share in per cent; and of which a model has none is left out
+WORDS: dict[str, tuple[str, str]] = {
+    "n": ("samples", "{:.0f}"),
+    "frechet_distance": ("Fréchet distance", "{:.2f}"),
+    "precision": ("precision", "{:.3f}"),
+    "recall": ("recall", "{:.3f}"),
+    "label_accuracy": ("taken by the judge for what was asked for", "{:.1%}"),
+    "speaker_accuracy": ("heard as the speaker asked for", "{:.1%}"),
+    "pitch_strength": ("pitch strength", "{:.2f}"),
+    "spectral_distance_db": ("spectral distance, dB", "{:.1f}"),
+    "atom_stability": ("atoms stable", "{:.1%}"),
+    "molecule_stability": ("molecules stable", "{:.1%}"),
+    "connected": ("in one piece", "{:.1%}"),
+    "valid_and_connected": ("valid and in one piece", "{:.1%}"),
+    "uniqueness": ("different", "{:.1%}"),
+    "novelty": ("not in the training data", "{:.1%}"),
+    "posebusters": ("pass all of PoseBusters' checks", "{:.1%}"),
+    "nearest_training_ratio": ("distance to the nearest training sample, relative to held-out ones", "{:.2f}"),
+    "copied_share": ("closer to a training sample than 99% of held-out ones are", "{:.1%}"),
+}
+
+
+def of(name: str) -> Callable[[Mapping[str, Any]], str]:
+    """The table of a model from the record: its samples beside other real data."""
+
+    def markdown(record: Mapping[str, Any]) -> str:
+        evaluation = record["models"][name]["evaluation"]
+        columns = [column for column in ("samples", "real") if column in evaluation]
+        lines = [f"| {evaluation['title']} | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+        for key, (word, form) in WORDS.items():
+            values = [evaluation[column].get(key) for column in columns]
+            if values[0] is not None:
+                cells = ("" if value is None else form.format(value) for value in values)
+                lines.append(f"| {word} | {' | '.join(cells)} |")
+        return "\n".join(lines)
+
+    return markdown
+
+
+if __name__ == "__main__":
+    with_options(Options, main)
