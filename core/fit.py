@@ -44,13 +44,13 @@ from core.module import DiffusionModule, Optimisation
 from core.objective import Objective
 from core.output import ALL, request
 from core.peers import watched
-from core.progress import Progress
 from core.recorder import Recorder
 from core.resume import initialise, other_batches, resumed_config, step_of
 from core.runs import Reporter, in_use, new_folder, writable
 from core.settings import check
 from core.sharding import Sharded
 from core.termination import Termination
+from core.watching import Progress
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -42,6 +42,7 @@ PLUMBING = {
     "peers": 0.5,
     "plots": 0,
     "progress": 0,
+    "watching": 1,
     "tree": 0,
     "tensor_files": 1,
     "digests": 1,
@@ -209,3 +210,9 @@ def test_import_core_is_lazy():
 def test_the_mathematics_loads_nothing_but_torch():
     modules = ", ".join(f"core.{module}" for module in RANKS)
     assert fresh(f"import sys, {modules}; print(sorted(set({sorted(HEAVY)}) & set(sys.modules)))") == "[]"
+
+
+def test_sampling_loads_no_lightning():
+    """It would cost a newcomer's first samples some seconds."""
+    commands = "core.sample, core.edit, core.evaluate, core.output, core.edits, core.evaluation"
+    assert fresh(f"import sys, {commands}; print('lightning' in sys.modules)") == "False"
