@@ -3,12 +3,13 @@
 Each contender trains for the same CPU seconds on the same batches of the default data, with the labels, and draws n
 samples with its averaged weights; the digit judge measures all of them. A budget is a training of its own, since the
 learning rate falls towards its end. What is finished stays in `out` and is not done again, so that an interrupted run
-continues, and several processes may share one `out` with other `contenders`. `record=` is a file for the results too:
-the docs' tables are made of benchmarks/results/equal_time.json.
+continues, and several processes may share one `out` with other `contenders`. `record=` is a file for the results too,
+in which those of other contenders and budgets stay: the docs' tables are made of benchmarks/results/equal_time.json.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,10 +19,12 @@ from benchmarks.common import Run, chosen, machine
 from benchmarks.contenders import RECIPES, recipe
 from benchmarks.contest import Budget, Entry, Figures, compare
 from core.cli import with_options
+from core.errors import UserError
 from core.module import Optimisation
 from core.runs import write_json
 
 OURS, REAL = "polydiffusion", "real"
+SHARED = ("n", "steps", "batch", "micro_batch", "overrides")  # options that all figures of a record have in common
 GOAL = 0.5  # of the better peer's Frechet distance
 COLUMNS = {  # of the table; a share is in per cent
     "frechet_distance": ("Fréchet distance", "{:.3g}"),
@@ -62,10 +65,23 @@ def main(options: Options) -> dict[str, dict[str, Figures]]:
         settings = {key: value for key, value in asdict(options).items() if key not in ("seconds", "out", "record")}
         budget = Budget(**settings, seconds=seconds, out=f"{options.out}/{seconds:g}")
         found[f"{seconds:g}"] = compare(names, enter, run, budget)
-    content = {"machine": machine(), "seed": int(run.config.seed), "options": asdict(options), "seconds": found}
-    for path in filter(None, (f"{options.out}/equal_time.json", options.record)):
-        write_json(Path(path), content)
+    shared = {key: value for key, value in asdict(options).items() if key in SHARED}
+    content = {"machine": machine(), "seed": int(run.config.seed), "options": shared}
+    for path in map(Path, filter(None, (f"{options.out}/equal_time.json", options.record))):
+        write_json(path, {**content, "seconds": _beside(path, found, shared)})
     return found
+
+
+def _beside(path: Path, found: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, dict[str, Figures]]:
+    """What was found with what a record has already, in the contenders' order; UserError if it is of other options."""
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"options": options, "seconds": {}}
+    if earlier["options"] != options:
+        raise UserError(f"{path} is of other options: {earlier['options']}; choose another file or remove it")
+    merged: dict[str, dict[str, Figures]] = {}
+    for seconds in sorted({*earlier["seconds"], *found}, key=float):
+        rows = {**earlier["seconds"].get(seconds, {}), **found.get(seconds, {})}
+        merged[seconds] = {name: rows[name] for name in (*RECIPES, REAL) if name in rows}
+    return merged
 
 
 def markdown(record: Mapping[str, Any]) -> str:

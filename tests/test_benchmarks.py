@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -120,6 +121,11 @@ def test_quality_continues_where_it_stopped(tmp_path: Path) -> None:
     shorter, longer = (rows["polydiffusion"]["training_steps"] for rows in figures.values())
     assert 1.3 * shorter < longer  # it is trained anew, and for twice as long
     assert equal_time.main(options) == figures
+    record = tmp_path / "record.json"
+    for seconds in options.seconds:  # one after the other, into one record
+        equal_time.main(replace(options, seconds=[seconds], record=str(record)))
+    assert json.loads(record.read_text())["seconds"] == figures
+    assert "| 0.5 | polydiffusion |" in equal_time.markdown(json.loads(record.read_text()))
     options.steps = 3
     with pytest.raises(UserError, match="other settings"):
         equal_time.main(options)
