@@ -26,7 +26,8 @@ def test_messages_are_sums_over_the_other_atoms() -> None:
     layer = Layer(8, 6, k, s, c).double()
     positions, mask = torch.randn(1, n, 3).double(), torch.ones(1, n, 1).double()
     h, v = torch.randn(1, n, 8).double(), torch.randn(1, n, 3, 6).double()
-    heard, pointed, passed = layer._messages(h, v, radial_operators(positions, mask, k), positions)
+    first = positions.permute(2, 0, 1)  # the coordinates' axis
+    heard, pointed, passed = layer._messages(h, v.permute(2, 0, 1, 3), radial_operators(first, mask, k), first)
     sent, transported = layer.send(h).reshape(n, k, s + c), layer.transport(v).reshape(n, 3, k, c)
     centres, width = torch.linspace(FIRST, LAST, k, dtype=torch.float64), (LAST - FIRST) / (k - 1)
     for i in range(n):
@@ -42,8 +43,8 @@ def test_messages_are_sums_over_the_other_atoms() -> None:
             w += apart[:, None, None] * (g[:, None] * sent[j, :, s:])
             t += g[:, None] * transported[j]
         torch.testing.assert_close(heard[0, i], a.flatten(), atol=1e-6, rtol=1e-5)
-        torch.testing.assert_close(pointed[0, i], w.flatten(1), atol=1e-6, rtol=1e-5)
-        torch.testing.assert_close(passed[0, i], t.flatten(1), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(pointed[:, 0, i], w.flatten(1), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(passed[:, 0, i], t.flatten(1), atol=1e-6, rtol=1e-5)
 
 
 def test_it_begins_at_zero() -> None:

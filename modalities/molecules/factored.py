@@ -26,29 +26,34 @@ SOFTENING = 0.3  # angstrom: unit vectors vanish smoothly where two atoms meet
 DAMPING = 0.7  # of the sums over messages, beside the atom's own part
 REFINE = 32  # hidden numbers of what tells how far the positions move
 
+Scalars = Float[Tensor, "b n width"]
+Vectors = Float[Tensor, "3 b n c"]
+
 
 def radial_operators(
-    positions: Float[Tensor, "b n 3"], mask: Float[Tensor, "b n 1"], number: int
+    positions: Float[Tensor, "3 b n"], mask: Float[Tensor, "b n 1"], number: int
 ) -> Float[Tensor, "b k n n"]:
     """R_k for `number` Gaussians of the distance, see `gaussians`. Zero on the diagonal and in padding.
 
     Each is divided by the distance (plus a little), so that (x_i - x_j) R_k has the Gaussian's size, and multiplied by
     that of its peak: all are of order 1. positions: in angstrom.
     """
-    columns = positions.transpose(1, 2)
-    d = distances(columns[..., :, None] - columns[..., None, :], dim=1)
+    d = distances(positions[..., :, None] - positions[..., None, :], dim=0)
     pairs = mask * mask.mT * (1 - torch.eye(d.shape[-1], dtype=d.dtype, device=d.device))
     peaks = centres(number, d).square() + SOFTENING
     return gaussians(d, number, dim=1, heights=peaks) * (pairs / (d + SOFTENING))[:, None]
 
 
-def at_most_one(v: Float[Tensor, "b n 3 c"]) -> Float[Tensor, "b n 3 c"]:
+def at_most_one(v: Vectors) -> Vectors:
     """Each atom's vectors with a root mean square length below 1: what follows multiplies them with one another."""
-    return v * torch.rsqrt(1 + v.square().sum(2, keepdim=True).mean(3, keepdim=True))
+    return v * torch.rsqrt(1 + v.square().sum(0).mean(-1, keepdim=True))
 
 
 class Layer(nn.Module):
-    """Messages, then an update of scalars h (B, N, width) and vectors v (B, N, 3, vectors)."""
+    """Messages, then an update of scalars h (B, N, width) and vectors v (3, B, N, vectors).
+
+    The axis of the three coordinates comes first: what all of them have in common broadcasts.
+    """
 
     def __init__(
         self, width: int = 96, vectors: int = 32, radial: int = 24, scalar_channels: int = 4, vector_channels: int = 4
@@ -68,31 +73,39 @@ class Layer(nn.Module):
         self.invariant = nn.Linear(2 * vectors, hidden, bias=False)
         self.update = nn.Linear(hidden, width + 2 * vectors)
 
-    def forward(self, h: Tensor, v: Tensor, operators: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, h: Scalars, v: Vectors, operators: Float[Tensor, "b k n n"], positions: Float[Tensor, "3 b n"]
+    ) -> tuple[Scalars, Vectors, Scalars]:
         """(h, v, the gates through which the vectors move the positions)."""
         normed = self.norm(h)
         heard, pointed, passed = self._messages(normed, at_most_one(v), operators, positions)
         v = v + DAMPING * self.point(pointed) + self.arrive(passed)
         a, b, c = self.maps(at_most_one(v)).chunk(3, dim=-1)
-        invariants = torch.cat([(a * b).sum(2), (c.square().sum(2) + 1e-6).sqrt()], dim=-1)
+        invariants = torch.cat([(a * b).sum(0), (c.square().sum(0) + 1e-6).sqrt()], dim=-1)
         y = F.silu(self.own(normed) + DAMPING * self.heard(heard) + self.invariant(invariants))
         update, turn, gate = self.update(y).split([h.shape[-1], v.shape[-1], v.shape[-1]], dim=-1)
-        return h + update, v + b * turn[:, :, None], gate
+        return h + update, v + b * turn, gate
 
-    def _messages(self, h: Tensor, v: Tensor, operators: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scalars (B, N, K s); vectors made of scalars, and vectors passed on, both (B, N, 3, K c)."""
+    def _messages(
+        self, h: Scalars, v: Vectors, operators: Float[Tensor, "b k n n"], positions: Float[Tensor, "3 b n"]
+    ) -> tuple[Scalars, Vectors, Vectors]:
+        """Scalars (B, N, K s); vectors made of scalars, and vectors passed on, both (3, B, N, K c).
+
+        Between the linear maps the atoms are the last axis and the channels the first: the maps write and read that
+        order at no cost, and what the operators' product needs to be moved, moves in long runs.
+        """
         b, n, _ = h.shape
         k, s, c = self.radial, self.scalar_channels, self.vector_channels
-        place = positions[:, :, None, :, None]
-        scalars, sources = self.send(h).reshape(b, n, k, s + c).split([s, c], dim=-1)
-        placed = (place * sources[..., None, :]).flatten(3)
-        passed = self.transport(v).reshape(b, n, 3, k, c).transpose(2, 3).flatten(3)
-        columns = torch.cat([scalars, sources, placed, passed], dim=-1).transpose(1, 2)
-        sums = (operators @ columns).transpose(1, 2)  # (B, N, K, s + 7 c)
-        scalars, sources, placed, passed = sums.split([s, c, 3 * c, 3 * c], dim=-1)
-        pointed = place * sources[..., None, :] - placed.reshape(b, n, k, 3, c)
-        passed = passed.reshape(b, n, k, 3, c)
-        return scalars.flatten(2), pointed.transpose(2, 3).flatten(3), passed.transpose(2, 3).flatten(3)
+        sent = torch.addmm(self.send.bias[:, None], self.send.weight, h.flatten(0, 1).mT)
+        scalars, sources = sent.view(k, s + c, b, n).split([s, c], dim=1)
+        placed = (-positions * sources[:, :, None]).flatten(1, 2)
+        passed = (self.transport.weight @ v.flatten(0, 2).mT).view(k, 3 * c, b, n)
+        columns = torch.cat([x.permute(2, 0, 1, 3) for x in (scalars, sources, placed, passed)], dim=2)
+        sums = (columns @ operators.mT).permute(1, 2, 0, 3).contiguous()  # (K, s + 7 c, B, N)
+        scalars, sources, placed, passed = sums.split([s, c, 3 * c, 3 * c], dim=1)
+        pointed = torch.addcmul(placed.unflatten(1, (c, 3)), positions, sources[:, :, None])
+        heard = scalars.reshape(k * s, b, n).permute(1, 2, 0)
+        return heard, *(x.reshape(k * c, 3, b, n).permute(1, 2, 3, 0) for x in (pointed, passed))
 
 
 class Factored(nn.Module):
@@ -142,11 +155,12 @@ class Factored(nn.Module):
         context = self.context(c_noise, mask, cond).to(x)
         h = self.embed(torch.cat([features, context[:, None].expand(-1, x.shape[1], -1)], dim=-1))
         h = self.staying(h, cond) if self.staying else h
-        v = h.new_zeros(*h.shape[:2], 3, self.vectors)
+        v = h.new_zeros(3, *h.shape[:2], self.vectors)
         steps = self.scale * F.pad(self.refine(context), (0, 1))  # after the last layer there is none
+        start = start.permute(2, 0, 1).contiguous()
         positions, moved = start, torch.zeros_like(start)
         for layer, move, step in zip(self.layers, self.moves, steps.unbind(1), strict=True):
             h, v, gate = layer(h, v, radial_operators(positions, mask, self.radial), positions)
-            moved = moved + move(v * gate[:, :, None]).squeeze(-1)
-            positions = start + step[:, None, None] * moved
-        return torch.cat([moved, self.out(self.norm(h))], dim=-1) * mask
+            moved = moved + move(v * gate).squeeze(-1)
+            positions = start + step[:, None] * moved
+        return torch.cat([moved.permute(1, 2, 0), self.out(self.norm(h))], dim=-1) * mask

@@ -71,9 +71,10 @@ class Regressor(nn.Module):
     def forward(self, x: Float[Tensor, "b n c"], mask: Float[Tensor, "b n 1"]) -> Float[Tensor, "b p"]:
         """The properties, standardised, of molecules in data units: positions in angstrom, then one-hot elements."""
         positions, one_hot, mask = atoms(x, mask, len(self.elements), scale=1)
+        positions = positions.permute(2, 0, 1).contiguous()
         operators = radial_operators(positions, mask, self.radial)
         h = self.embed(one_hot)
-        v = h.new_zeros(*h.shape[:2], 3, self.vectors)
+        v = h.new_zeros(3, *h.shape[:2], self.vectors)
         for layer in self.layers:
             h, v, _ = layer(h, v, operators, positions)
         h = self.norm(h)
