@@ -47,6 +47,14 @@ def test_messages_are_sums_over_the_other_atoms() -> None:
         torch.testing.assert_close(passed[:, 0, i], t.flatten(1), atol=1e-6, rtol=1e-5)
 
 
+def test_the_derivative_of_the_radial_operators() -> None:
+    """Its closed form, and that of the second derivative, against differences."""
+    positions = torch.randn(3, 2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    mask = torch.tensor([[1.0, 1, 1, 1], [1, 1, 1, 0]], dtype=torch.float64)[..., None]
+    assert torch.autograd.gradcheck(lambda x: radial_operators(x, mask, 5), positions)
+    assert torch.autograd.gradgradcheck(lambda x: radial_operators(x, mask, 5), positions)
+
+
 def test_it_begins_at_zero() -> None:
     x, mask = torch.randn(2, 5, 3 + FEATURES), torch.ones(2, 5, 1)
     assert not small()(x, torch.zeros(2), mask, {}).any()

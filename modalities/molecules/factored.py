@@ -11,6 +11,7 @@ which makes it equivariant to translations, rotations and reflections, and cheap
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from core.denoiser import Cond
 from modalities.molecules.context import Context, Staying
 from modalities.molecules.inputs import atoms
-from modalities.molecules.radial import centres, distances, gaussians
+from modalities.molecules.radial import centres, distances, gaussians, steepness
 
 SOFTENING = 0.3  # angstrom: unit vectors vanish smoothly where two atoms meet
 DAMPING = 0.7  # of the sums over messages, beside the atom's own part
@@ -40,8 +41,34 @@ def radial_operators(
     """
     d = distances(positions[..., :, None] - positions[..., None, :], dim=0)
     pairs = mask * mask.mT * (1 - torch.eye(d.shape[-1], dtype=d.dtype, device=d.device))
-    peaks = centres(number, d).square() + SOFTENING
-    return gaussians(d, number, dim=1, heights=peaks) * (pairs / (d + SOFTENING))[:, None]
+    operators: Tensor = RadialOperators.apply(d, pairs, number)
+    return operators
+
+
+class RadialOperators(torch.autograd.Function):
+    """R_k of the distances d, times `pairs`, with the derivative that follows from its closed form:
+
+        R_k = h_k exp(-s^2 (sqrt(d) - m_k)^2) / (d + e),    dR_k / dd = R_k (s^2 m_k / sqrt(d) - s^2 - 1 / (d + e))
+
+    for the Gaussians' centres m_k and s of `steepness`. So the gradient is two sums over k of one product, where a
+    graph of each operation takes ten times over all K N N. Its own operations have a graph: it can be derived again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, d: Tensor, pairs: Tensor, number: int) -> Tensor:
+        peaks = centres(number, d).square() + SOFTENING
+        operators = gaussians(d, number, dim=1, heights=peaks).mul_((pairs / (d + SOFTENING))[:, None])
+        ctx.save_for_backward(d, operators)
+        return operators
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        d, operators = ctx.saved_tensors
+        b, number, n, _ = operators.shape
+        m, s2 = centres(number, d), steepness(number) ** 2
+        sums = torch.stack([m, torch.ones_like(m)]) @ (gradients[0] * operators).flatten(2)
+        by_centre, plain = sums.view(b, 2, n, n).unbind(1)
+        return s2 * by_centre * d.rsqrt() - plain * (s2 + 1 / (d + SOFTENING)), None, None
 
 
 def at_most_one(v: Vectors) -> Vectors:

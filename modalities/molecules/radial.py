@@ -22,6 +22,11 @@ def centres(number: int, like: Tensor) -> Float[Tensor, " number"]:
     return torch.linspace(FIRST, LAST, number, dtype=like.dtype, device=like.device)
 
 
+def steepness(number: int) -> float:
+    """s of the Gaussians exp(-s^2 (sqrt(d) - centre)^2): their standard deviation is the distance of two centres."""
+    return (number - 1) / (LAST - FIRST) / 2**0.5
+
+
 def gaussians(
     d: Float[Tensor, "*edges"], number: int, dim: int = -1, heights: Float[Tensor, " number"] | None = None
 ) -> Float[Tensor, "*edges number"]:
@@ -31,7 +36,7 @@ def gaussians(
     """
     along = [1] * (d.ndim + 1)
     along[dim] = number
-    scale = (number - 1) / (LAST - FIRST) / 2**0.5
+    scale = steepness(number)
     offset = (scale * d.sqrt()).unsqueeze(dim) - (scale * centres(number, d)).view(along)
     logs = d.new_zeros(number) if heights is None else heights.log()
     exponent = torch.addcmul(logs.view(along), offset, offset, value=-1)
