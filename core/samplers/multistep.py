@@ -7,18 +7,19 @@ With lambda = log(alpha / sigma), half the log-SNR, x_0 the denoised data and et
 exactly, for any schedule, where h = lambda_s - lambda_t and D is the mean of x_0(lambda) over the step with weight
 e^((1 + eta) lambda): Lu et al. 2022 (DPM-Solver++), proposition 4.1, and their solution of the reverse SDE. The
 samplers here put the polynomial through their last answers for x_0(lambda), or for the noise; that is linear in the
-answers, so x stays in any space.
+answers, so x stays in any space. Coefficients are Python's floats: as tensors of one number they would cost more than
+all else around the network.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import accumulate
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from core.process import eps_from_x_0, move_along_eps
 from core.samplers.loop import Denoise, Noise, State, Time, X
@@ -31,15 +32,15 @@ TERMS = 20  # of the exponential's series, which below 1 leave out less than flo
 class History:
     """The network's answers, the newest first, and where they were given: lambda, or sigma / alpha."""
 
-    places: tuple[Time, ...] = ()
+    places: tuple[float, ...] = ()
     answers: tuple[X, ...] = ()
 
-    def adding(self, place: Time, answer: X, most: int) -> History:
+    def adding(self, place: float, answer: X, most: int) -> History:
         """With one more, and only the newest `most` of them."""
         return History((place, *self.places)[:most], (answer, *self.answers)[:most])
 
 
-def mean_of_polynomial(history: History, origin: Time, width: Time, moments: Sequence[Time]) -> X:
+def mean_of_polynomial(history: History, origin: float, width: float, moments: Sequence[float]) -> X:
     """The mean of the polynomial through the answers, over the step of `width` from `origin`.
 
     moments: the means of u^0, u^1, ..., u the place relative to the origin and the width, for as many answers as there
@@ -47,57 +48,72 @@ def mean_of_polynomial(history: History, origin: Time, width: Time, moments: Seq
     """
     if len(history.answers) == 1:
         return history.answers[0]
-    nodes = torch.stack([(place - origin) / width for place in history.places])
-    wanted = torch.stack(list(moments[: len(nodes)])).to(nodes)
-    powers = torch.stack([nodes**k for k in range(len(nodes))])
-    weights = torch.linalg.solve(powers, wanted)  # exact on every power: Vandermonde
-    return weighted(weights, history.answers)
+    nodes = [(place - origin) / width for place in history.places]
+    return weighted(exact_on_powers(nodes, moments[: len(nodes)]), history.answers)
 
 
-def weighted(weights: Float[Tensor, " n"], answers: Sequence[X]) -> X:
+def exact_on_powers(nodes: Sequence[float], moments: Sequence[float]) -> list[float]:
+    """The weights with sum_j weights_j nodes_j^k = moments_k for each k: a Vandermonde system.
+
+    Bjorck & Pereyra 1970: Newton's divided differences, transposed.
+    """
+    n, w = len(nodes), list(moments)
+    for k in range(n - 1):
+        for i in range(n - 1, k, -1):
+            w[i] -= nodes[k] * w[i - 1]
+    for k in range(n - 2, -1, -1):
+        for i in range(k + 1, n):
+            w[i] /= nodes[i] - nodes[i - k - 1]
+        for i in range(k, n - 1):
+            w[i] -= w[i + 1]
+    return w
+
+
+def weighted(weights: Sequence[float], answers: Sequence[X]) -> X:
     """sum_j weights_j answers_j."""
     return reduce(torch.add, [w * answer for w, answer in zip(weights, answers, strict=True)])
 
 
-def exponential_moments(rate_h: Time, count: int) -> list[Time]:
+def exponential_moments(rate_h: float, count: int) -> list[float]:
     """The means of u^k, k < count, under the density proportional to e^(rate_h u) on [0, 1]: phi-functions.
 
     By parts, m_k = 1 / (1 - e^(-rate_h)) - (k / rate_h) m_{k-1}.
     """
     if rate_h < 1:  # by parts, k / rate_h would magnify rounding: integrate the series of the exponential
-        n = torch.arange(TERMS, dtype=rate_h.dtype)
-        terms = torch.cat([torch.ones_like(n[:1]), (rate_h / n[1:]).cumprod(0)])
-        integrals = [(terms / (n + k + 1)).sum() for k in range(count)]
+        terms = list(accumulate(range(1, TERMS), lambda term, n: term * rate_h / n, initial=1.0))
+        integrals = [sum(term / (n + k + 1) for n, term in enumerate(terms)) for k in range(count)]
         return [integral / integrals[0] for integral in integrals]
-    moments, share = [torch.ones_like(rate_h)], -torch.expm1(-rate_h)
+    moments, share = [1.0], -math.expm1(-rate_h)
     for k in range(1, count):
         moments.append(1 / share - k / rate_h * moments[-1])
     return moments
 
 
-def uniform_moments(count: int) -> list[Time]:
+def uniform_moments(count: int) -> list[float]:
     """The means of u^k, k < count, on [0, 1]."""
-    return [torch.tensor(1 / (k + 1), dtype=torch.float64) for k in range(count)]
+    return [1 / (k + 1) for k in range(count)]
 
 
 @dataclass(frozen=True)
 class Step:
     """The coefficients of one step from t to s in data prediction; see the module's formula."""
 
-    lambda_t: Time
-    h: Time
-    of_x: Time
-    of_data: Time
-    of_noise: Time
+    lambda_t: float
+    h: float
+    of_x: float
+    of_data: float
+    of_noise: float
 
     @classmethod
     def between(cls, denoise: Denoise, t: Time, s: Time, eta: float = 0.0) -> Step:
-        schedule, (_, sigma_t), (alpha_s, sigma_s) = denoise.schedule, denoise.schedule(t), denoise.schedule(s)
-        lambda_t = schedule.log_snr(t) / 2
-        h = schedule.log_snr(s) / 2 - lambda_t
-        kept = torch.exp(-eta * h) if eta else torch.ones_like(h)
-        new = -torch.expm1(-2 * eta * h) if eta else torch.zeros_like(h)
-        return cls(lambda_t, h, sigma_s / sigma_t * kept, -alpha_s * torch.expm1(-(1 + eta) * h), sigma_s * new.sqrt())
+        log_snr = denoise.schedule.log_snr(torch.stack([t, s]))
+        lambda_t, lambda_s = (log_snr / 2).tolist()
+        (_, alpha_s), (sigma_t, sigma_s) = (c.tolist() for c in denoise.schedule.alpha_sigma(log_snr))
+        h = lambda_s - lambda_t
+        kept = math.exp(-eta * h) if eta else 1.0
+        new = -math.expm1(-2 * eta * h) if eta else 0.0
+        of_data = -alpha_s * math.expm1(-(1 + eta) * h)
+        return cls(lambda_t, h, sigma_s / sigma_t * kept, of_data, sigma_s * math.sqrt(new))
 
     def __call__(self, x_t: X, data: X) -> X:
         return self.of_x * x_t + self.of_data * data
@@ -191,7 +207,7 @@ class AdamsBashforth:
 
     def step(self, denoise: Denoise, x_t: X, t: Time, s: Time, state: State, noise: Noise) -> tuple[X, State]:
         schedule = denoise.schedule
-        kappa_t, kappa_s = (sigma / alpha for alpha, sigma in (schedule(t), schedule(s)))
+        kappa_t, kappa_s = (float(sigma / alpha) for alpha, sigma in (schedule(t), schedule(s)))
         if kappa_t == kappa_s:
             return x_t, state
         x0 = denoise(x_t, t).x0
