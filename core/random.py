@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from enum import IntEnum
+from functools import lru_cache, reduce
 
 import torch
 from jaxtyping import Float, Int
@@ -56,10 +57,22 @@ def _mix(z: Tensor) -> Tensor:
 
 def keys(seed: int, *words: int | Int[Tensor, "..."], device: torch.device | str = "cpu") -> Int[Tensor, "..."]:
     """A 64-bit key for each combination of the words (integers or int64 tensors, broadcast together)."""
-    key = torch.tensor(_signed(seed), dtype=torch.int64, device=device)
-    for word in words:
-        key = _mix(key + _GAMMA) + torch.as_tensor(word, dtype=torch.int64, device=device)
+    first = next((i for i, word in enumerate(words) if isinstance(word, Tensor)), len(words))
+    key = torch.tensor(_start(seed, *map(int, words[:first])), dtype=torch.int64, device=device)
+    for word in words[first:]:
+        key = _absorb(key, torch.as_tensor(word, dtype=torch.int64, device=device))
     return _mix(key + _GAMMA)
+
+
+def _absorb(key: Tensor, word: Tensor) -> Tensor:
+    return _mix(key + _GAMMA) + word
+
+
+@lru_cache
+def _start(seed: int, *words: int) -> int:
+    """What the integers before the first tensor make of the seed; the same at every step of a sampler."""
+    key = torch.tensor(_signed(seed), dtype=torch.int64, device="cpu")
+    return int(reduce(_absorb, torch.tensor(words, dtype=torch.int64, device="cpu"), key))
 
 
 def _words(key: Int[Tensor, " b"], count: int) -> Int[Tensor, "b count"]:
