@@ -59,20 +59,18 @@ def keys(seed: int, *words: int | Int[Tensor, "..."], device: torch.device | str
     """A 64-bit key for each combination of the words (integers or int64 tensors, broadcast together)."""
     first = next((i for i, word in enumerate(words) if isinstance(word, Tensor)), len(words))
     key = torch.tensor(_start(seed, *map(int, words[:first])), dtype=torch.int64, device=device)
-    for word in words[first:]:
-        key = _absorb(key, torch.as_tensor(word, dtype=torch.int64, device=device))
-    return _mix(key + _GAMMA)
+    rest = (word.to(device, torch.int64) if isinstance(word, Tensor) else word for word in words[first:])
+    return reduce(_absorb, rest, key)
 
 
-def _absorb(key: Tensor, word: Tensor) -> Tensor:
-    return _mix(key + _GAMMA) + word
+def _absorb(key: Tensor, word: int | Tensor) -> Tensor:
+    return _mix(key + word + _GAMMA)
 
 
 @lru_cache
 def _start(seed: int, *words: int) -> int:
-    """What the integers before the first tensor make of the seed; the same at every step of a sampler."""
-    key = torch.tensor(_signed(seed), dtype=torch.int64, device="cpu")
-    return int(reduce(_absorb, torch.tensor(words, dtype=torch.int64, device="cpu"), key))
+    """The key of the integers before the first tensor, which are the same at every step of a sampler."""
+    return int(reduce(_absorb, words, _mix(torch.tensor(_signed(seed), dtype=torch.int64, device="cpu") + _GAMMA)))
 
 
 def _words(key: Int[Tensor, " b"], count: int) -> Int[Tensor, "b count"]:
