@@ -1,0 +1,31 @@
+"""The record of the shipped models' figures, and the tables that are made of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import models
+from core.errors import UserError
+
+
+def test_a_model_is_evaluated_and_written_down_beside_the_others(cache: Path, tmp_path: Path) -> None:
+    record = tmp_path / "record.json"
+    earlier = {"machine": {}, "seed": 0, "models": {"another": {"evaluation": {}}}}
+    record.write_text(json.dumps(earlier))
+    options = models.Options("mnist", n={"mnist": 10}, more={"mnist": "steps=2"}, out=str(tmp_path), record=str(record))
+    models.main(options)
+    written = json.loads(record.read_text())
+    assert written["models"].keys() == {"another", "mnist"}
+    table = models.of("mnist")(written)
+    assert "| samples | 10 | 10 |" in table
+    accuracy = written["models"]["mnist"]["evaluation"]["samples"]["label_accuracy"]
+    assert f"| taken by the judge for what was asked for | {accuracy:.1%} |" in table
+    assert "atoms stable" not in table
+
+
+def test_an_unknown_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="names=no-such: allowed are audio, fsdd"):
+        models.main(models.Options("no-such", out=str(tmp_path)))
