@@ -174,11 +174,11 @@ def _explain(error: BaseException, command: str) -> str | None:
 
 
 def _is_hydras(error: BaseException) -> bool:
-    """Whether it is a plain error out of Hydra's own code, with which it meets some command lines (`=null`)."""
+    """Whether it is a plain error out of Hydra's own code, with which it meets some command lines (`=null`, `+=`)."""
     at = error.__traceback__
     while at is not None and at.tb_next is not None:
         at = at.tb_next
-    if at is None or not isinstance(error, ValueError | TypeError):
+    if at is None or not isinstance(error, ValueError | TypeError | AssertionError):
         return False
     return str(at.tb_frame.f_globals["__name__"]).startswith("hydra.")
 

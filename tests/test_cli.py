@@ -46,6 +46,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> P
         (["guidance.scael=2"], ["ClassifierFree has no key 'scael' (did you mean 'scale'?)"]),
         (["sampler.ordr=2"], ["UniPC has no key 'ordr' (did you mean 'order'?)"]),
         (["nonsense"], ["nonsense"]),
+        (["+="], ["cannot be composed", "+="]),
         (["=null"], ["cannot be composed", "must be a string or a list", "=null"]),
         (["schedule=[null]"], ["cannot be composed", "schedule=[null]"]),
         (["training.steps=two"], ["training.steps=two", "whole number of at least 1"]),
