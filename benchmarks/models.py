@@ -55,7 +55,6 @@ def main(options: Options) -> dict[str, Any]:
 
 # what the tables say of them, a share in per cent; and of which a model has none is left out
 WORDS: dict[str, tuple[str, str]] = {
-    "n": ("samples", "{:.0f}"),
     "frechet_distance": ("Fréchet distance", "{:.2f}"),
     "precision": ("precision", "{:.3f}"),
     "recall": ("recall", "{:.3f}"),

@@ -20,7 +20,7 @@ def test_a_model_is_evaluated_and_written_down_beside_the_others(cache: Path, tm
     written = json.loads(record.read_text())
     assert written["models"].keys() == {"another", "mnist"}
     table = models.of("mnist")(written)
-    assert "| samples | 10 | 10 |" in table
+    assert "| 10 samples against 10 held-out ones | samples | real |" in table
     accuracy = written["models"]["mnist"]["evaluation"]["samples"]["label_accuracy"]
     assert f"| taken by the judge for what was asked for | {accuracy:.1%} |" in table
     assert "atoms stable" not in table
