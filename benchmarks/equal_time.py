@@ -10,7 +10,7 @@ in which those of other contenders and budgets stay: the docs' tables are made o
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,11 +65,29 @@ def main(options: Options) -> dict[str, dict[str, Figures]]:
         settings = {key: value for key, value in asdict(options).items() if key not in ("seconds", "out", "record")}
         budget = Budget(**settings, seconds=seconds, out=f"{options.out}/{seconds:g}")
         found[f"{seconds:g}"] = compare(names, enter, run, budget)
+        picture(Path(budget.out), names)
     shared = {key: value for key, value in asdict(options).items() if key in SHARED}
     content = {"machine": machine(), "seed": int(run.config.seed), "options": shared}
     for path in map(Path, filter(None, (f"{options.out}/equal_time.json", options.record))):
         write_json(path, {**content, "seconds": _beside(path, found, shared)})
     return found
+
+
+def picture(folder: Path, names: Sequence[str]) -> None:
+    """The contenders' samples side by side, as samples.png."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    figure = Figure(figsize=(3.4 * len(names), 3.8), layout="constrained")
+    for name, axes in zip(names, figure.subplots(1, len(names), squeeze=False)[0], strict=True):
+        axes.imshow(Image.open(folder / f"{name}.png"), cmap="gray")
+        axes.set_title(_worded(name), fontsize="medium")
+        axes.set_axis_off()
+    figure.savefig(folder / "samples.png", dpi=100)
+
+
+def _worded(name: str) -> str:
+    return name.replace("-helped", ", helped")
 
 
 def _beside(path: Path, found: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, dict[str, Figures]]:
@@ -91,7 +109,7 @@ def markdown(record: Mapping[str, Any]) -> str:
     for seconds, rows in record["seconds"].items():
         for name, row in rows.items():
             cells = (form.format(row[key]) if key in row else "" for key, (_, form) in COLUMNS.items())
-            lines.append(f"| {seconds} | {name.replace('-helped', ', helped')} | {' | '.join(cells)} |")
+            lines.append(f"| {seconds} | {_worded(name)} | {' | '.join(cells)} |")
     said = (f"{seconds} s: {ratio(rows):.3f}" for seconds, rows in record["seconds"].items() if len(rows) > 2)
     lines += ["", f"Our distance over the best peer's, helped or not (goal: at most {GOAL:g}): {'; '.join(said)}."]
     return "\n".join(lines)

@@ -121,6 +121,7 @@ def test_quality_continues_where_it_stopped(tmp_path: Path) -> None:
     shorter, longer = (rows["polydiffusion"]["training_steps"] for rows in figures.values())
     assert 1.3 * shorter < longer  # it is trained anew, and for twice as long
     assert equal_time.main(options) == figures
+    assert (tmp_path / "1" / "samples.png").stat().st_size > 1000
     record = tmp_path / "record.json"
     for seconds in options.seconds:  # one after the other, into one record
         equal_time.main(replace(options, seconds=[seconds], record=str(record)))
