@@ -164,7 +164,7 @@ def _board(subject: Subject, options: Options, preset: Preset, folder: Path, rep
     values, errors = _measured(found, options)
     board = Board(
         name=subject.name,
-        checkpoint=subject.run,
+        checkpoint=_called(subject.run),
         digest=subject.digest,
         data=subject.data.describe(),
         instrument=None if modality.instrument is None else modality.instrument.name,
@@ -266,6 +266,11 @@ def _as_json(board: Board) -> dict[str, object]:
     }
     best, advised = (None if cell is None else cell.key for cell in (board.best, board.advised))
     return {**asdict(board), "fronts": fronts, "best": best, "advised": advised, "verdict": board.verdict}
+
+
+def _called(run: str) -> str:
+    """A model that comes with the project by its name, whatever the machine; another by its path."""
+    return next((f"the shipped {path.name}" for path in models().values() if str(path) == run), run)
 
 
 if __name__ == "__main__":

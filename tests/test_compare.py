@@ -19,6 +19,7 @@ from benchmarks.drawing import Subject
 from benchmarks.pareto import Board, Cell, front
 from core.errors import UserError
 from core.model import Model
+from core.shipped import models
 
 VOID = {"meta", "img", "link", "br", "input", "hr"}
 
@@ -215,6 +216,11 @@ def test_json_and_plots_are_complete(compared: tuple[compare.Options, list[Board
     assert set(found["fronts"]["frechet_distance"]["nfe"]) <= keys
     assert (Path(options.out) / "image.png").read_bytes().startswith(b"\x89PNG")
     assert re.search(r"<svg[^>]*>", (Path(options.out) / "image.svg").read_text())
+
+
+def test_a_shipped_model_is_called_by_its_name() -> None:
+    assert compare._called(str(models()["image"])) == "the shipped mnist"
+    assert compare._called("runs/image-1") == "runs/image-1"
 
 
 def test_what_cannot_be_compared_is_said(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
