@@ -129,7 +129,8 @@ def main(options: Options) -> list[Finding]:
         for what in wanted:
             found += groups[what](bench) if what in groups and bench else apart[what](name, options)
         report(table(name, [one for one in found if one.modality == name]))
-    content = {"machine": machine(), "options": asdict(options), "findings": [asdict(one) for one in found]}
+    asked = {key: value for key, value in asdict(options).items() if key not in ("out", "record")}
+    content = {"machine": machine(), "options": asked, "findings": [asdict(one) for one in found]}
     for path in filter(None, (str(folder / "efficiency.json"), options.record)):
         write_json(Path(path), content)
     return found
