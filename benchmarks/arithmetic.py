@@ -8,18 +8,16 @@ convolutions; and by the very same products, of the same shapes, with nothing be
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from benchmarks.common import Task, timed
+from benchmarks.common import timed
 
 aten = torch.ops.aten
 # attention on CPUs, which the counter does not know: what it does is part of the arithmetic, but not of its operations
@@ -45,18 +43,14 @@ class Arithmetic:
     @classmethod
     def of(cls, work: Callable[[], object]) -> Arithmetic:
         """Does the work once and records it. The tensors that it multiplied stay in memory."""
-        with FlopCounterMode(display=False) as counter, _recording() as calls:
+        with FlopCounterMode(display=False) as counter, _Recorder() as recorder:
             work()
-        return cls(calls, counter.get_total_flops())
-
-
-@contextmanager
-def _recording() -> Iterator[list[Callable[[], object]]]:
-    with _Recorder() as recorder:
-        yield recorder.calls
+        return cls(recorder.calls, counter.get_total_flops())
 
 
 class _Recorder(TorchDispatchMode):
+    """calls: the products of what is done inside, each to be done again."""
+
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[Callable[[], object]] = []
@@ -93,20 +87,12 @@ def candidates(device: str = "cpu") -> list[Peak]:
     found = []
     for n in (512, 1024, 2048) if device == "cpu" else (2048, 4096, 8192):
         a, b = torch.randn(n, n, device=device), torch.randn(n, n, device=device)
-        found.append(Peak(f"{n} x {n} product", _no_grad(lambda a=a, b=b: a @ b), 2 * n**3))
+        found.append(Peak(f"{n} x {n} product", torch.no_grad()(lambda a=a, b=b: a @ b), 2 * n**3))
     for channels, side in ((64, 14), (128, 14), (256, 14)):
         x = torch.randn(32, channels, side, side, device=device).to(memory_format=torch.channels_last)
         kernel = torch.randn(channels, channels, 3, 3, device=device).to(memory_format=torch.channels_last)
-        work = _no_grad(lambda x=x, kernel=kernel: F.conv2d(x, kernel, padding=1))
+        work = torch.no_grad()(lambda x=x, kernel=kernel: F.conv2d(x, kernel, padding=1))
         with FlopCounterMode(display=False) as counter:
             work()
         found.append(Peak(f"convolution, {channels} channels", work, counter.get_total_flops()))
     return found
-
-
-def _no_grad(work: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    return torch.no_grad()(work)
-
-
-def doing_again(arithmetic: Arithmetic, device: str) -> Task:
-    return timed(arithmetic.again, device)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from benchmarks.common import Comparison, Run, Task, compose, count, race, timed, training_step
 from benchmarks.peers import nearest
 from core.batch import Batch
-from core.build import part
 from core.data import ArraySource
 from core.denoiser import Denoiser
 from core.levels import Discrete
@@ -65,7 +64,7 @@ def waveform_steps(clips: int, seconds: float, rounds: int) -> list[Comparison]:
     compared = []
     for name, overrides in ROUTES.items():
         run = Run.on(compose("modality=audio", *overrides), data)
-        objective = Objective(part(run.config, "levels"), run.config.training.drop_rate)
+        objective = run.objective()
         ours = training_step(run.denoiser, batch, objective, Optimisation(), run.codec.encode)
         network = diffwave(count(run.denoiser), {"label": CLASSES})
         peer = Denoiser(network, LinearBeta(STEPS), Epsilon(num_steps=STEPS))

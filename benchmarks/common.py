@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 
 from core.batch import Batch
-from core.build import build_denoiser, fill, fitted_codec, part
+from core.build import build_denoiser, build_levels, fill, fitted_codec, part
 from core.cli import opened
 from core.codec import Codec
 from core.data import Data
@@ -68,6 +69,15 @@ class Run:
         codec = fitted_codec(config, data.train)
         return cls(config, data, codec, build_denoiser(config, codec))
 
+    def objective(self) -> Objective:
+        """That of its training."""
+        return Objective(build_levels(self.config), self.config.training.drop_rate, self.config.seed)
+
+    def step(self, batch: Batch, encode: Callable[[Batch], Batch] | None = None) -> Callable[[], None]:
+        """A step of its training, see `training_step`."""
+        optimisation = Optimisation(**self.config.optimisation)
+        return training_step(self.denoiser.train(), batch, self.objective(), optimisation, encode)
+
 
 def training_step(
     denoiser: Denoiser,
@@ -90,21 +100,27 @@ Task = Callable[[], float]  # does its work once and returns the seconds that it
 
 
 def timed(work: Callable[[], object], device: str = "cpu") -> Task:
-    """CPU seconds of the process, not the wall's: what else runs on the machine counts less. A clock's on a GPU."""
-    clock, waiting = (time.process_time, _nothing) if device == "cpu" else (time.perf_counter, torch.cuda.synchronize)
+    """Its seconds by the device's clock, see `clock_of`."""
+    clock = clock_of(device)
 
     def task() -> float:
-        waiting()
         begun = clock()
         work()
-        waiting()
         return clock() - begun
 
     return task
 
 
-def _nothing() -> None:
-    pass
+def clock_of(device: str) -> Callable[[], float]:
+    """CPU seconds of the process, not the wall's: what else runs on the machine counts less. On a GPU the wall's, read
+    when it has done what it was given: it works on after a call has returned.
+    """
+
+    def synchronised() -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return time.process_time if device == "cpu" else synchronised
 
 
 @dataclass(frozen=True)
@@ -127,9 +143,15 @@ class Comparison:
     @classmethod
     def of(cls, what: str, baseline: str, ours: list[float], theirs: list[float], limit: float | None) -> Comparison:
         ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-        low, _, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+        low, high = quartiles(ratios)
         medians = statistics.median(ours), statistics.median(theirs)
         return cls(what, baseline, *medians, statistics.median(ratios), low, high, limit)
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float]:
+    """The lower and the upper one; of one value, that."""
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+    return low, high
 
 
 def race(what: str, task: Task, baselines: Mapping[str, Task], rounds: int, limit: float | None) -> list[Comparison]:
@@ -188,3 +210,31 @@ def peak(process: int | str = "self") -> float | None:
         return None
     lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
     return float(lines["VmHWM"].split()[0]) * 1024
+
+
+def grown(work: Callable[[], object], device: str = "cpu") -> float | None:
+    """By how many bytes the memory in use grows at most while the work is done; None where it cannot be told.
+
+    On the CPU it is the process's, which has first given back what it has freed; on a GPU its tensors'.
+    """
+    if device != "cpu":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        torch.cuda.synchronize()
+        return float(torch.cuda.max_memory_allocated() - before)
+    # the C library keeps what was freed: with it there, the work would need no new memory; Linux's gives it back
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+    base = reset_peak()
+    work()
+    after = peak()
+    return None if base is None or after is None else after - base
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """One of Markdown's, the first row its heads."""
+    lines = (f"| {' | '.join(row)} |" for row in (columns, *rows))
+    return "\n".join([next(lines), "|---" * len(columns) + "|", *lines])

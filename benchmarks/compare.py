@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks.common import chosen, compose, machine, peak, reset_peak
+from benchmarks.common import chosen, clock_of, compose, machine, peak, reset_peak
 from benchmarks.compare_page import PAGE, html, shown
 from benchmarks.compare_plots import plot
 from benchmarks.compare_presets import PRESETS, Preset
@@ -203,7 +202,7 @@ def _cell(subject: Subject, setting: Setting, options: Options, folder: Path, co
         reset_peak()
     else:
         torch.cuda.reset_peak_memory_stats()
-    clock = time.process_time if on_cpu else time.perf_counter
+    clock = clock_of(subject.model.device.type)
     drawn = draw(subject, setting.config, n, options.micro_batch, options.seed, folder, setting.key, count, clock)
     memory = peak() if on_cpu else float(torch.cuda.max_memory_allocated())
     values, errors = _measured(subject.model.modality.headlines(drawn.samples, subject.reference), options)

@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from benchmarks.common import Run, count
 from benchmarks.peers import STEPS, WIDTHS, nearest, unet_2d
 from core.batch import Batch
-from core.build import build_sampler, guided, part
+from core.build import build_sampler, guided
 from core.denoiser import Denoiser
 from core.errors import UserError
-from core.objective import Objective
 from core.samplers import sample
 
 DROP_RATE = 0.1
@@ -53,7 +52,7 @@ class Polydiffusion:
     def __init__(self, run: Run) -> None:
         self.model: nn.Module = run.denoiser
         self.run = run
-        self.objective = Objective(part(run.config, "levels"), run.config.training.drop_rate, run.config.seed)
+        self.objective = run.objective()
 
     @staticmethod
     def positions(batch: Batch) -> Tensor:

@@ -28,17 +28,15 @@ import torch
 from rich.table import Table
 
 from benchmarks.arithmetic import Arithmetic, Peak
-from benchmarks.common import Run, Task, chosen, machine, timed, training_step
+from benchmarks.common import Run, Task, chosen, machine, markdown_table, quartiles, timed
 from benchmarks.drawing import names
 from benchmarks.footprint import footprint
 from benchmarks.speed import idle, network_calls
 from benchmarks.starting import seconds_to_first_step
 from core.batch import Batch
-from core.build import build_sampler, part
+from core.build import build_sampler
 from core.cli import with_options
 from core.data import train_loader, training_order
-from core.module import Optimisation
-from core.objective import Objective
 from core.runs import Reporter, write_json
 from core.samplers import sample
 
@@ -78,9 +76,8 @@ class Finding:
         return self.value >= self.goal if self.at_least else self.value <= self.goal
 
     @classmethod
-    def of(cls, modality: str, what: str, values: list[float], goal: float | None, detail: str = "") -> Finding:
-        low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
-        return cls(modality, what, statistics.median(values), low, high, goal, detail=detail)
+    def of(cls, modality: str, what: str, values: list[float], goal: float | None = None, **more: Any) -> Finding:
+        return cls(modality, what, statistics.median(values), *quartiles(values), goal, **more)
 
 
 @dataclass(frozen=True)
@@ -96,13 +93,10 @@ class Bench:
     @classmethod
     def of(cls, name: str, options: Options) -> Bench:
         run = Run.of(f"modality={name}", *options.overrides.split())
-        config, denoiser = run.config, run.denoiser.to(options.device)
-        order = training_order(run.data.train, config.training.batch_size, config.seed)
+        run.denoiser.to(options.device)
+        order = training_order(run.data.train, run.config.training.batch_size, run.config.seed)
         batch = run.codec.encode(run.data.train.batch(next(iter(order))).to(options.device))
-        objective = Objective(part(config, "levels"), config.training.drop_rate, config.seed)
-        return cls(
-            name, run, batch, training_step(denoiser, batch, objective, Optimisation(**config.optimisation)), options
-        )
+        return cls(name, run, batch, run.step(batch), options)
 
     def timed(self, work: Callable[[], object]) -> Task:
         return timed(work, self.options.device)
@@ -130,7 +124,8 @@ def main(options: Options) -> list[Finding]:
             found += groups[what](bench) if what in groups and bench else apart[what](name, options)
         report(table(name, [one for one in found if one.modality == name]))
     asked = {key: value for key, value in asdict(options).items() if key not in ("out", "record")}
-    content = {"machine": machine(), "options": asked, "findings": [asdict(one) for one in found]}
+    content: dict[str, Any] = {"machine": machine(), "seed": 0, "options": asked}
+    content["findings"] = [asdict(one) for one in found]
     for path in filter(None, (str(folder / "efficiency.json"), options.record)):
         write_json(Path(path), content)
     return found
@@ -147,11 +142,11 @@ def arithmetic(bench: Bench) -> list[Finding]:
     times = f"{1000 * step:.1f} ms, its products alone {1000 * products:.1f}"
     shares = [(own.operations / a) / (peak.operations / c) for a, _, c in rounds]
     least = LEAST_SHARE.get(bench.name)
-    share = Finding.of(bench.name, "share of the peak", shares, least, speeds)
     ratios = [a / b for a, b, _ in rounds]
+    most = None if least else MOST["own products"]
     return [
-        Finding(**{**asdict(share), "at_least": True}),
-        Finding.of(bench.name, "step / own products", ratios, None if least else MOST["own products"], times),
+        Finding.of(bench.name, "share of the peak", shares, least, at_least=True, detail=speeds),
+        Finding.of(bench.name, "step / own products", ratios, most, detail=times),
     ]
 
 
@@ -160,8 +155,7 @@ def loading(bench: Bench) -> list[Finding]:
     config, data = bench.run.config, bench.run.data
     order = training_order(data.train, config.training.batch_size, config.seed)
     loader = iter(train_loader(data.train, order, workers=0, pin_memory=False))
-    objective = Objective(part(config, "levels"), config.training.drop_rate, config.seed)
-    positions = torch.arange(len(bench.batch))
+    objective, positions = bench.run.objective(), torch.arange(len(bench.batch))
 
     def load() -> Batch:
         batch = next(loader)
@@ -170,12 +164,12 @@ def loading(bench: Bench) -> list[Finding]:
     raw = load().to(bench.options.device)
     tasks = timed(load), bench.timed(partial(bench.run.codec.encode, raw)), bench.timed(bench.step)
     loads, encodes, steps = bench.turns(*tasks)
-    shares = [[part / step for part, step in zip(parts, steps, strict=True)] for parts in (loads, encodes)]
-    detail = f"{1000 * statistics.median(loads):.2f} ms"
-    return [
-        Finding.of(bench.name, "loading / step", shares[0], MOST["loading"], detail),
-        Finding.of(bench.name, "encoding / step", shares[1], None, f"{1000 * statistics.median(encodes):.2f} ms"),
-    ]
+    found = []
+    for what, parts in (("loading", loads), ("encoding", encodes)):
+        shares = [one / step for one, step in zip(parts, steps, strict=True)]
+        detail = f"{1000 * statistics.median(parts):.2f} ms"
+        found.append(Finding.of(bench.name, f"{what} / step", shares, MOST.get(what), detail=detail))
+    return found
 
 
 def sampling(bench: Bench) -> list[Finding]:
@@ -189,7 +183,7 @@ def sampling(bench: Bench) -> list[Finding]:
     denoiser.train()
     shares = [a / b for a, b in zip(ours, theirs, strict=True)]
     detail = f"{1000 * statistics.median(ours) / steps:.2f} ms of {1000 * statistics.median(theirs) / steps:.1f}"
-    return [Finding.of(bench.name, "sampler / network", shares, MOST["sampling"], detail)]
+    return [Finding.of(bench.name, "sampler / network", shares, MOST["sampling"], detail=detail)]
 
 
 def threads(bench: Bench) -> list[Finding]:
@@ -211,13 +205,13 @@ def threads(bench: Bench) -> list[Finding]:
     one, two = bench.turns(on(1), on(2))
     gains = [a / b for a, b in zip(one, two, strict=True)]
     detail = f"{1000 * statistics.median(one):.1f} ms and {1000 * statistics.median(two):.1f}"
-    return [Finding.of(bench.name, "one thread / two", gains, None, detail)]
+    return [Finding.of(bench.name, "one thread / two", gains, detail=detail)]
 
 
 def memory(name: str, options: Options) -> list[Finding]:
     found = footprint(name, options.device, options.overrides)
     detail = f"{found.peak / 1e6:.0f} MB of {found.on_paper / 1e6:.0f} (kept for gradients: {found.kept / 1e6:.0f})"
-    return [Finding.of(name, "memory / on paper", [found.peak / found.on_paper], MOST["memory"], detail)]
+    return [Finding.of(name, "memory / on paper", [found.peak / found.on_paper], MOST["memory"], detail=detail)]
 
 
 def start(name: str, options: Options) -> list[Finding]:
@@ -241,11 +235,11 @@ def markdown(record: Mapping[str, Any]) -> str:
     """A row for each figure, a column for each modality: bold where it has met its goal, which stands after it."""
     findings = [Finding(**one) for one in record["findings"]]
     modalities = list(dict.fromkeys(one.modality for one in findings))
-    lines = [f"| | {' | '.join(modalities)} |", "|---" * (1 + len(modalities)) + "|"]
-    for what in dict.fromkeys(one.what for one in findings):
-        cells = {one.modality: _cell(one) for one in findings if one.what == what}
-        lines.append(f"| {what} | {' | '.join(cells.get(name, '') for name in modalities)} |")
-    return "\n".join(lines)
+    cells = {(one.what, one.modality): _cell(one) for one in findings}
+    whats = dict.fromkeys(one.what for one in findings)
+    return markdown_table(
+        ["", *modalities], [[what, *(cells.get((what, name), "") for name in modalities)] for what in whats]
+    )
 
 
 def _cell(one: Finding) -> str:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import Run, chosen, machine
+from benchmarks.common import Run, chosen, machine, markdown_table
 from benchmarks.contenders import RECIPES, recipe
 from benchmarks.contest import Budget, Entry, Figures, compare
 from core.cli import with_options
@@ -104,15 +104,14 @@ def _beside(path: Path, found: Mapping[str, Any], options: Mapping[str, Any]) ->
 
 def markdown(record: Mapping[str, Any]) -> str:
     """A row for each budget and contender, and how our distance compares with the best peer's."""
-    words = [word for word, _ in COLUMNS.values()]
-    lines = [f"| CPU s | | {' | '.join(words)} |", f"|---|---|{'---|' * len(words)}"]
+    lines = []
     for seconds, rows in record["seconds"].items():
         for name, row in rows.items():
             cells = (form.format(row[key]) if key in row else "" for key, (_, form) in COLUMNS.items())
-            lines.append(f"| {seconds} | {_worded(name)} | {' | '.join(cells)} |")
+            lines.append([seconds, _worded(name), *cells])
+    table = markdown_table(["CPU s", "", *(word for word, _ in COLUMNS.values())], lines)
     said = (f"{seconds} s: {ratio(rows):.3f}" for seconds, rows in record["seconds"].items() if len(rows) > 2)
-    lines += ["", f"Our distance over the best peer's, helped or not (goal: at most {GOAL:g}): {'; '.join(said)}."]
-    return "\n".join(lines)
+    return f"{table}\n\nOur distance over the best peer's, helped or not (goal: at most {GOAL:g}): {'; '.join(said)}."
 
 
 def ratio(rows: Mapping[str, Mapping[str, float]]) -> float:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from benchmarks.common import Run, count, peak, reset_peak, training_step
-from core.build import build_denoiser, part
+from benchmarks.common import Run, count, grown
+from core.build import build_denoiser
 from core.denoiser import Denoiser
 from core.errors import UserError
-from core.module import Optimisation
-from core.objective import Objective
 
 STEPS = 3  # after which no more is allocated
 COPIES = 5  # of the weights: they, their gradients, two moments, the average
@@ -40,36 +39,26 @@ def footprint(modality: str, device: str = "cpu", overrides: str = "") -> Footpr
 
 def _measured(modality: str, device: str, overrides: str) -> Footprint:
     torch.set_num_threads(1)
-    config, codec, batch = _inputs(modality, overrides)
-    batch = batch.to(device)
-    _step(config, build_denoiser(config, codec).to(device), batch[:1])()  # the libraries' own memory, once
-    if device == "cpu":
-        before = reset_peak()
-        if before is None:
-            raise UserError("what=memory: this system does not tell a process's memory")
-    else:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-    denoiser = build_denoiser(config, codec).to(device)
-    step = _step(config, denoiser, batch)
-    for _ in range(STEPS):
-        step()
-    after = peak() if device == "cpu" else torch.cuda.max_memory_allocated()
-    assert after is not None
-    return Footprint(after - before, _kept(step, denoiser), 4 * count(denoiser))
-
-
-def _inputs(modality: str, overrides: str):
     run = Run.of(f"modality={modality}", *overrides.split())
-    return run.config, run.codec, run.codec.encode(run.data.train.batch(range(run.config.training.batch_size)))
+    batch = run.codec.encode(run.data.train.batch(range(run.config.training.batch_size))).to(device)
+    run.denoiser.to(device)
+    run.step(batch[:1])()  # the libraries' own memory, once
+    trained: list[tuple[Denoiser, Callable[[], None]]] = []
+
+    def trains() -> None:
+        fresh = replace(run, denoiser=build_denoiser(run.config, run.codec).to(device))
+        step = fresh.step(batch)
+        for _ in range(STEPS):
+            step()
+        trained.append((fresh.denoiser, step))
+
+    if (peak := grown(trains, device)) is None:
+        raise UserError("what=memory: this system does not tell a process's memory")
+    ((denoiser, step),) = trained
+    return Footprint(peak, _kept(step, denoiser), 4 * count(denoiser))
 
 
-def _step(config, denoiser: Denoiser, batch):
-    objective = Objective(part(config, "levels"), config.training.drop_rate, config.seed)
-    return training_step(denoiser, batch, objective, Optimisation(**config.optimisation))
-
-
-def _kept(step, denoiser: Denoiser) -> int:
+def _kept(step: Callable[[], None], denoiser: nn.Module) -> int:
     """Bytes of what a step's graph holds on to, each storage once, without the weights."""
     own = {p.untyped_storage().data_ptr() for p in denoiser.parameters()}
     held: dict[int, Tensor] = {}  # alive, so that no storage's place is taken by another's

@@ -16,12 +16,11 @@ from torch.utils.data import DataLoader
 from benchmarks.common import Run, Task, timed
 from core import fit
 from core.batch import Batch
-from core.build import build_modality, part
+from core.build import build_modality
 from core.data import StepOrder, train_loader
 from core.descent import Update
 from core.model import Model
 from core.module import Optimisation
-from core.objective import Objective
 from core.runs import Reporter
 
 
@@ -82,7 +81,7 @@ def _loader(run: Run) -> DataLoader[Batch]:
 def _bare_steps(run: Run) -> Iterator[None]:
     """The same training as a plain loop; each item is a step done."""
     training = run.config.training
-    objective = Objective(part(run.config, "levels"), training.drop_rate, run.config.seed)
+    objective = run.objective()
     update = Update(run.denoiser, Optimisation(**run.config.optimisation), training.steps)
     positions = torch.arange(training.batch_size)
     for batch in _loader(run):

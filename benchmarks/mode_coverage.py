@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.common import machine
+from benchmarks.common import machine, markdown_table
 from benchmarks.mode_contenders import BATCH, CONTENDERS, SETS, SETTINGS, Modes
 from core.cli import with_options
 from core.progress import counting
@@ -172,12 +172,13 @@ def _real(data: str, options: Options) -> list[dict[str, float]]:
 
 def markdown(content: Mapping[str, Any]) -> str:
     """The table: means over the seeds and, after ±, their standard errors."""
-    lines = ["| | modes | modes of >= 20 % of their share | good samples | overlap | reverse KL |", "|---" * 6 + "|"]
+    lines = []
     for data, rows in content["sets"].items():
         for name, row in rows.items():
             cells = (mean_and_error([run[key] for run in row["runs"]], digits) for key, digits in FIGURES.items())
-            lines.append(f"| {data} of {len(SETS[data].centres)}: {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            lines.append([f"{data} of {len(SETS[data].centres)}: {name}", *cells])
+    heads = ("modes", "modes of >= 20 % of their share", "good samples", "overlap", "reverse KL")
+    return markdown_table(["", *heads], lines)
 
 
 def mean_and_error(values: list[float], digits: int) -> str:

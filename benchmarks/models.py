@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import chosen, compose, machine
+from benchmarks.common import chosen, compose, machine, markdown_table
 from core.cli import with_options
 from core.evaluate import evaluate
 from core.evaluation import FIGURES
@@ -80,13 +80,12 @@ def of(name: str) -> Callable[[Mapping[str, Any]], str]:
     def markdown(record: Mapping[str, Any]) -> str:
         evaluation = record["models"][name]["evaluation"]
         columns = [column for column in ("samples", "real") if column in evaluation]
-        lines = [f"| {evaluation['title']} | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+        rows = []
         for key, (word, form) in WORDS.items():
             values = [evaluation[column].get(key) for column in columns]
             if values[0] is not None:
-                cells = ("" if value is None else form.format(value) for value in values)
-                lines.append(f"| {word} | {' | '.join(cells)} |")
-        return "\n".join(lines)
+                rows.append([word, *("" if value is None else form.format(value) for value in values)])
+        return markdown_table([evaluation["title"], *columns], rows)
 
     return markdown
 

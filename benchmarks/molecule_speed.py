@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from benchmarks.common import Comparison, Run, Task, count, race, timed
 from core.batch import Batch
-from core.build import part
 from core.denoiser import Denoiser
 from core.descent import Update
 from core.module import Optimisation
@@ -98,7 +97,7 @@ def molecule_steps(width: int, depth: int, number: int, rounds: int) -> list[Com
     theirs.network = usual(ours.network)
     if (worst := disagreement(ours.network, theirs.network, mixed[0])) > AGREE:
         raise AssertionError(f"the two arrangements differ by {worst:.1e}, more than {AGREE:g}")
-    objective = Objective(part(run.config, "levels"), run.config.training.drop_rate)
+    objective = run.objective()
     what = f"a molecule, {width} x {depth}, {count(ours):,} parameters"
     baseline = {"concatenated pairs, mixed batches": _epoch(theirs, mixed, objective)}
     return race(what, _epoch(ours, by_size, objective), baseline, rounds, 1 / 3)

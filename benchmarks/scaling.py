@@ -18,11 +18,8 @@ What is there in out/scaling.json, of the same options on the same machine, is n
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
-import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +28,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from benchmarks.common import chosen, machine, peak, reset_peak
+from benchmarks.common import chosen, grown, machine, markdown_table, timed
 from benchmarks.scaling_axes import AXES, SUBJECTS, WORKS, Bench, Work
 from benchmarks.scaling_fits import Growth
 from benchmarks.scaling_plots import plot
@@ -40,7 +37,7 @@ from benchmarks.scaling_series import Series
 from core.cli import with_options
 from core.errors import UserError
 from core.progress import counting
-from core.runs import Reporter
+from core.runs import Reporter, write_text
 
 SHORTEST = 0.1  # seconds of a turn: shorter work is repeated in it
 WARM = 2  # turns of each point that are not timed: one before the rounds, and one for the memory after them
@@ -88,71 +85,38 @@ def main(options: Options) -> list[Series]:
 
 def measure(modality: str, axis: str, work: str, options: Options, report: Reporter) -> Series:
     """One series: all its points are built, then take turns, to and fro."""
-    meter, subject = Meter(options.device), SUBJECTS[modality]
+    device, subject = options.device, SUBJECTS[modality]
     settings = subject.settings(axis, options.points)
-    tasks = [WORKS[work](Bench.of(modality, setting, options.device)) for setting in settings]
+    tasks = [WORKS[work](Bench.of(modality, setting, device)) for setting in settings]
     seconds: list[list[float]] = [[] for _ in tasks]
     turns = len(tasks) * (options.rounds + WARM)
     with counting(report.console, f"{modality}, {axis}, {work}", turns) as count:
         repeats = []
         for task in tasks:
-            meter.seconds(task, 1)  # what comes once: the optimiser's state, kernels that are chosen or compiled
-            repeats.append(max(1, math.ceil(SHORTEST / max(meter.seconds(task, 1), 1e-6))))
+            _seconds(task, 1, device)  # what comes once: the optimiser's state, kernels that are chosen or compiled
+            repeats.append(max(1, math.ceil(SHORTEST / max(_seconds(task, 1, device), 1e-6))))
             count(1)
         places = range(len(tasks))
         for i in range(options.rounds):
             for k in places[:: 1 if i % 2 else -1]:
-                seconds[k].append(meter.seconds(tasks[k], repeats[k]))
+                seconds[k].append(_seconds(tasks[k], repeats[k], device))
                 count(1)
         memory = []
         for task in tasks:
-            memory.append(meter.memory(task))
+            memory.append(grown(task, device))
             count(1)
     n = [float(getattr(setting, axis)) for setting in settings]
     return Series.of(modality, axis, work, subject.units[axis], subject.proportional.get(axis, 1), n, seconds, memory)
 
 
-class Meter:
-    """The clock and the memory of a device."""
+def _seconds(work: Work, repeats: int, device: str) -> float:
+    """Of the work once."""
 
-    def __init__(self, device: str) -> None:
-        self._cuda = device == "cuda"
-        self._clock: Callable[[], float] = self._synchronised if self._cuda else time.process_time
-
-    @staticmethod
-    def _synchronised() -> float:
-        """The GPU works on after a call has returned: the clock is read when it is done."""
-        torch.cuda.synchronize()
-        return time.perf_counter()
-
-    def seconds(self, work: Work, repeats: int) -> float:
-        """Of the work once."""
-        begun = self._clock()
+    def all_of_it() -> None:
         for _ in range(repeats):
             work()
-        return (self._clock() - begun) / repeats
 
-    def memory(self, work: Work) -> float | None:
-        """Bytes above what was in use before; None where it cannot be told."""
-        if self._cuda:
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            work()
-            torch.cuda.synchronize()
-            return float(torch.cuda.max_memory_allocated() - before)
-        _give_back()
-        base = reset_peak()
-        work()
-        after = peak()
-        return None if base is None or after is None else after - base
-
-
-def _give_back() -> None:
-    """The C library keeps what was freed: with it there, the work would need no new memory. Linux's gives it back."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    return timed(all_of_it, device)() / repeats
 
 
 class Record:
@@ -166,7 +130,7 @@ class Record:
         """With what is there of the same measurement. UserError if there is another one."""
         kept = {name: value for name, value in asdict(options).items() if name not in ("what", "modality", "out")}
         gpu = {"gpu": torch.cuda.get_device_name()} if options.device == "cuda" else {}
-        head: dict[str, object] = {"machine": {**machine(), **gpu}, "options": kept}
+        head: dict[str, object] = {"machine": {**machine(), **gpu}, "seed": 0, "options": kept}
         if not path.exists():
             return cls(path, head, [])
         there = json.loads(path.read_text())
@@ -182,9 +146,7 @@ class Record:
         self.series.append(series)
         head = json.dumps(self._head, indent=2)[:-2]
         lines = ",\n".join(f"    {json.dumps(one.content())}" for one in self.series)
-        part = self._path.with_name(f".{self._path.name}.part")
-        part.write_text(f'{head},\n  "series": [\n{lines}\n  ]\n}}\n')
-        os.replace(part, self._path)
+        write_text(self._path, f'{head},\n  "series": [\n{lines}\n  ]\n}}\n')
 
 
 def table(title: str, series: Sequence[Series], of: Callable[[Series], Growth | None]) -> Table:
@@ -207,15 +169,12 @@ def markdown(record: Mapping[str, Any]) -> str:
     for one in map(Series.read, record["series"]):
         rows.setdefault((one.modality, f"{one.unit} {one.n[0]:g} - {one.n[-1]:g}"), {})[one.work] = one
     works = list(dict.fromkeys(work for row in rows.values() for work in row))
-    lines = [
-        f"| | | {' | '.join(f'{work}: seconds | memory' for work in works)} |",
-        "|---" * (2 + 2 * len(works)) + "|",
-    ]
+    heads = [head for work in works for head in (f"{work}: seconds", "memory")]
+    lines = []
     for (modality, axis), row in rows.items():
-        grown = (growth for work in works for growth in _grown(row.get(work)))
-        cells = ("" if one is None else f"{one.power} ({one.last:.2f})" for one in grown)
-        lines.append(f"| {modality} | {axis} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        found = (growth for work in works for growth in _grown(row.get(work)))
+        lines.append([modality, axis, *("" if one is None else f"{one.power} ({one.last:.2f})" for one in found)])
+    return markdown_table(["", "", *heads], lines)
 
 
 def _grown(series: Series | None) -> tuple[Growth | None, Growth | None]:

@@ -13,13 +13,11 @@ import numpy as np
 from torch import Tensor
 
 from benchmarks.audio_speed import CLASSES, Noise
-from benchmarks.common import Run, compose, training_step
+from benchmarks.common import Run, compose
 from benchmarks.drawing import steps_within
 from core.batch import Batch
-from core.build import build_levels, build_sampler, guided
+from core.build import build_sampler, guided
 from core.data import ArraySource, Data, Source
-from core.module import Optimisation
-from core.objective import Objective
 from core.samplers import sample
 
 ELEMENTS = ["H", "C", "N", "O", "F"]
@@ -152,10 +150,7 @@ class Bench:
 
     def training(self) -> Work:
         """A step from data on: encoding, loss, gradients, AdamW, and the average of the weights."""
-        config = self.run.config
-        objective = Objective(build_levels(config), config.training.drop_rate)
-        optimisation = Optimisation(**config.optimisation)
-        return training_step(self.run.denoiser.train(), self.batch, objective, optimisation, self.run.codec.encode)
+        return self.run.step(self.batch, self.run.codec.encode)
 
     def sampling(self) -> Work:
         """All steps of the modality's own sampler, times and guidance; what it draws is not decoded."""

@@ -30,7 +30,6 @@ from benchmarks.lightning_loop import lightning_against_bare
 from benchmarks.molecule_speed import molecule_steps
 from benchmarks.peers import STEPS, Peer, installed
 from core.batch import Batch
-from core.build import part
 from core.cli import with_options
 from core.denoiser import Denoiser
 from core.descent import Descent
@@ -112,8 +111,8 @@ def main(options: Options) -> list[Comparison]:
 
 
 def networks(bench: Bench, options: Options) -> list[Comparison]:
-    run, batch, config = bench.run, bench.batch, bench.run.config
-    objective = Objective(part(config, "levels"), config.training.drop_rate)
+    run, batch = bench.run, bench.batch
+    objective = run.objective()
     step = timed(training_step(run.denoiser, batch, objective, Optimisation()))
     steps = {peer.name: timed(own_step(peer, batch.x, Optimisation())) for peer in bench.peers}
     compared = race("training step", step, steps, options.rounds, 1.0)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
+from benchmarks.common import markdown_table
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -108,11 +110,12 @@ def markdown(study: Study) -> str:
         better = "lower" if figure in study.lower_is_better else "higher"
         real = f"real data {_cell(study.real[figure], study.real_errors[figure])}" if figure in study.real else ""
         text += [f"{_spaced(figure)} ({better} is better; {real}):", ""]
-        text += ["| sampler | " + " | ".join(f"{c:,}" for c in columns) + " |", "|---" * (len(columns) + 1) + "|"]
-        for line in lines:
-            rows = [found.get((line, column)) for column in columns]
-            text.append(f"| {line} | " + " | ".join(_bold(study, row, figure) if row else "" for row in rows) + " |")
-        text.append("")
+        rows = [[found.get((line, column)) for column in columns] for line in lines]
+        cells = [
+            [line, *(_bold(study, row, figure) if row else "" for row in each)]
+            for line, each in zip(lines, rows, strict=True)
+        ]
+        text += [markdown_table(["sampler", *(f"{c:,}" for c in columns)], cells), ""]
     return "\n".join([*text, f"Bold: within two bootstrap errors of {_named(reference)}, or better.", ""])
 
 

@@ -162,6 +162,11 @@ class Reporter:
 
 def write_json(path: Path, content: object) -> None:
     """Written whole or not at all."""
+    write_text(path, json.dumps(content, indent=2))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Written whole or not at all."""
     part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(content, indent=2))
+    part.write_text(text)
     os.replace(part, path)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
 import torch
-from runs import cache, command, digit, no_plots, own_run, pictures, sounds, trained, vocoder  # noqa: F401  (fixtures)
+from runs import LAUNCHED, cache, command, digit, no_plots, own_run, pictures, sounds, trained, vocoder  # noqa: F401  (fixtures)
 from torch import Tensor, nn
 
 from core import levels, prediction, schedules, space, times, weighting
@@ -19,10 +20,14 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Afterwards one thread again: a distributed run changes the number for its process."""
+def nothing_is_left() -> Iterator[None]:
+    """What a distributed run changes for its process: one thread again, and no word of a launcher in the environment,
+    by which a later run would wait for other processes.
+    """
     yield
     torch.set_num_threads(1)
+    for name in LAUNCHED:
+        os.environ.pop(name, None)
 
 
 SCHEDULES: dict[str, schedules.Schedule] = {

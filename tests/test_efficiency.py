@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from benchmarks import efficiency, footprint
 from benchmarks.arithmetic import Arithmetic
+from benchmarks.common import grown, quartiles
 from core.errors import UserError
 
 TINY = "network.widths=[8,16] training.batch_size=8"
@@ -67,3 +68,15 @@ def test_a_small_measurement_is_whole(cache: Path, tmp_path: Path) -> None:
     assert all(f"| {name} |" in table for name in found)
     with pytest.raises(UserError, match="what=nothing: allowed are arithmetic"):
         efficiency.main(efficiency.Options(what="nothing"))
+
+
+def test_memory_that_comes_and_goes_is_seen() -> None:
+    size = 2**27
+    bytes_of = grown(lambda: torch.ones(size // 4).sum())
+    assert 0.99 * size < bytes_of < 1.5 * size  # in whole pages
+    assert grown(lambda: None) < 0.1 * size
+
+
+def test_quartiles() -> None:
+    assert quartiles([1, 2, 3, 4, 5]) == (2, 4)
+    assert quartiles([7.0]) == (7, 7)

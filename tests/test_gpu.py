@@ -6,9 +6,9 @@ import json
 
 import pytest
 import torch
-from runs import train
+from runs import assert_same_weights, train
 
-from core import checkpoint, random
+from core import random
 from core.batch import Batch
 from core.denoiser import Denoiser
 from core.prediction import Epsilon, Velocity
@@ -99,8 +99,7 @@ def test_the_samples_at_the_end_of_training_are_made_on_the_gpu(tmp_path, cache,
     assert manifest["device"].startswith("cuda")
 
 
-@pytest.mark.parametrize("averaged", [True, False])
-def test_shared_out_over_one_gpu_is_the_run_on_it(tmp_path, cache, no_plots, averaged):
+def test_shared_out_over_one_gpu_is_the_run_on_it(tmp_path, cache, no_plots):
     """NCCL's group of one: what it takes of `trainer=fsdp` that tests over gloo do not see."""
     plainly = ("trainer.devices=1", "trainer.precision=32-true", "trainer.channels_last=false", "trainer.workers=0")
     try:
@@ -108,6 +107,4 @@ def test_shared_out_over_one_gpu_is_the_run_on_it(tmp_path, cache, no_plots, ave
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-    wanted = checkpoint.load_weights(checkpoint.find(one), averaged)
-    for name, weight in checkpoint.load_weights(checkpoint.find(other), averaged).items():
-        torch.testing.assert_close(weight, wanted[name], rtol=1e-4, atol=1e-5, msg=name)
+    assert_same_weights(one, other, rtol=1e-4, atol=1e-5)

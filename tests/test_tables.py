@@ -23,7 +23,9 @@ def test_every_table_stands_somewhere() -> None:
 
 def test_each_record_says_what_it_was_measured_with() -> None:
     for path in tables.RESULTS.glob("*.json"):
-        machine = json.loads(path.read_text(encoding="utf-8"))["machine"]
+        record = json.loads(path.read_text(encoding="utf-8"))
+        machine = record["machine"]
+        assert "seed" in record or "tuning seed" in machine, path.name
         assert {"processor", "threads", "torch", "python", "commit"} <= machine.keys(), path.name
         assert not machine["commit"].endswith("+"), f"{path.name}: measured on files that no commit holds"
 
