@@ -57,21 +57,21 @@ class Noise:
         return batch
 
 
-def waveform_steps(clips: int, seconds: float, rounds: int) -> list[Comparison]:
-    """Seconds of CPU time for each second of sound in a step that begins with waveforms; each route with its peer."""
+def waveform_steps(clips: int, seconds: float, rounds: int, device: str = "cpu") -> list[Comparison]:
+    """Seconds for each second of sound in a step that begins with waveforms; each route with its peer."""
     data = Noise(clips, seconds)
-    batch = data.train.batch(range(clips))
+    batch = data.train.batch(range(clips)).to(device)
     compared = []
     for name, overrides in ROUTES.items():
         run = Run.on(compose("modality=audio", *overrides), data)
-        objective = run.objective()
-        ours = training_step(run.denoiser, batch, objective, Optimisation(), run.codec.encode)
+        objective, denoiser = run.objective(), run.denoiser.to(device)
+        ours = training_step(denoiser, batch, objective, Optimisation(), run.codec.encode)
         network = diffwave(count(run.denoiser), {"label": CLASSES})
-        peer = Denoiser(network, LinearBeta(STEPS), Epsilon(num_steps=STEPS))
+        peer = Denoiser(network, LinearBeta(STEPS), Epsilon(num_steps=STEPS)).to(device)
         step = training_step(peer, batch, Objective(Discrete(STEPS)), Optimisation())
-        what = f"a second by {name}, {count(run.denoiser):,} parameters"
-        theirs = {f"DiffWave, {count(peer):,}": _per_second(timed(step), data.seconds)}
-        compared += race(what, _per_second(timed(ours), data.seconds), theirs, rounds, 0.1)
+        what = f"a second by {name}, {count(denoiser):,} parameters"
+        theirs = {f"DiffWave, {count(peer):,}": _per_second(timed(step, device), data.seconds)}
+        compared += race(what, _per_second(timed(ours, device), data.seconds), theirs, rounds, 0.1)
     return compared
 
 

@@ -72,7 +72,7 @@ def disagreement(one: nn.Module, other: nn.Module, batch: Batch) -> float:
     return max(float((a - b).abs().max()) / scale for a, b, scale in zip(*results, scales, strict=True))
 
 
-def batches(run: Run, number: int) -> tuple[list[Batch], list[Batch]]:
+def batches(run: Run, number: int, device: str) -> tuple[list[Batch], list[Batch]]:
     """`number` encoded batches of training molecules: random ones; and, as training has them, neighbours in size.
 
     The second are evenly spread over all that there are in the training split.
@@ -83,27 +83,27 @@ def batches(run: Run, number: int) -> tuple[list[Batch], list[Batch]]:
     spread = [by_size[len(by_size) * (2 * k + 1) // (2 * number)] for k in range(number)]
 
     def encoded(chosen: Sequence[Tensor]) -> list[Batch]:
-        return [run.codec.encode(source.batch(part.tolist())) for part in chosen]
+        return [run.codec.encode(source.batch(part.tolist()).to(device)) for part in chosen]
 
     return encoded(rows[:size].split(MOLECULES)), encoded(spread)
 
 
-def molecule_steps(width: int, depth: int, number: int, rounds: int) -> list[Comparison]:
-    """CPU seconds for each molecule in a step of training, over equally many molecules."""
+def molecule_steps(width: int, depth: int, number: int, rounds: int, device: str = "cpu") -> list[Comparison]:
+    """Seconds for each molecule in a step of training, over equally many molecules."""
     run = Run.of("modality=molecules", "network=egnn", f"network.width={width}", f"network.depth={depth}")
-    mixed, by_size = batches(run, number)
-    ours = run.denoiser
+    mixed, by_size = batches(run, number, device)
+    ours = run.denoiser.to(device)
     theirs = copy.deepcopy(ours)
     theirs.network = usual(ours.network)
     if (worst := disagreement(ours.network, theirs.network, mixed[0])) > AGREE:
         raise AssertionError(f"the two arrangements differ by {worst:.1e}, more than {AGREE:g}")
     objective = run.objective()
     what = f"a molecule, {width} x {depth}, {count(ours):,} parameters"
-    baseline = {"concatenated pairs, mixed batches": _epoch(theirs, mixed, objective)}
-    return race(what, _epoch(ours, by_size, objective), baseline, rounds, 1 / 3)
+    baseline = {"concatenated pairs, mixed batches": _epoch(theirs, mixed, objective, device)}
+    return race(what, _epoch(ours, by_size, objective, device), baseline, rounds, 1 / 3)
 
 
-def _epoch(denoiser: Denoiser, batches: Sequence[Batch], objective: Objective) -> Task:
+def _epoch(denoiser: Denoiser, batches: Sequence[Batch], objective: Objective, device: str) -> Task:
     """A step on each of the batches; seconds for each molecule."""
     update, positions = Update(denoiser, Optimisation()), torch.arange(MOLECULES)
 
@@ -111,5 +111,5 @@ def _epoch(denoiser: Denoiser, batches: Sequence[Batch], objective: Objective) -
         for batch in batches:
             update(objective.training(denoiser, batch, update.steps, positions, MOLECULES).loss.mean())
 
-    task = timed(steps)
+    task = timed(steps, device)
     return lambda: task() / (MOLECULES * len(batches))

@@ -64,7 +64,7 @@ class Peer:
         return Denoiser(self.network, LinearBeta(STEPS), Epsilon(num_steps=STEPS))
 
 
-def ddpm_pytorch(parameters: int, size: int) -> Peer:
+def ddpm_pytorch(parameters: int, size: int, device: str = "cpu") -> Peer:
     """denoising-diffusion-pytorch: `Unet`, `GaussianDiffusion` and the averaging of its `Trainer`."""
     from denoising_diffusion_pytorch import GaussianDiffusion, Unet
     from denoising_diffusion_pytorch import denoising_diffusion_pytorch as library
@@ -79,7 +79,7 @@ def ddpm_pytorch(parameters: int, size: int) -> Peer:
     # one object for both: its forward is the loss of images that are at unit scale already
     diffusion = GaussianDiffusion(
         unet, image_size=size, timesteps=STEPS, objective="pred_noise", beta_schedule="linear", auto_normalize=False
-    )
+    ).to(device)
 
     average = EMA(diffusion, beta=0.995, update_every=10)
 
@@ -90,25 +90,25 @@ def ddpm_pytorch(parameters: int, size: int) -> Peer:
     return Peer("denoising-diffusion-pytorch", UnetOfDdpm(unet), diffusion, average.update, sample)
 
 
-def diffusers(parameters: int, size: int) -> Peer:
+def diffusers(parameters: int, size: int, device: str = "cpu") -> Peer:
     """diffusers: `UNet2DModel`, the training loop of its documentation, and the loop of its `DDIMPipeline`."""
     from diffusers import DDIMScheduler, DDPMScheduler
     from diffusers.training_utils import EMAModel
 
-    unet = nearest(parameters, unet_2d(size), WIDTHS)
+    unet = nearest(parameters, unet_2d(size), WIDTHS).to(device)
     noising = DDPMScheduler(num_train_timesteps=STEPS, beta_schedule="linear")
     scheduler = DDIMScheduler(num_train_timesteps=STEPS, beta_schedule="linear", clip_sample=True)
     average = EMAModel(unet.parameters(), decay=0.9999, use_ema_warmup=True)
 
     def loss(x: Tensor) -> Tensor:
         noise = torch.randn_like(x)
-        steps = torch.randint(0, STEPS, (len(x),))
+        steps = torch.randint(0, STEPS, (len(x),), device=x.device)
         return F.mse_loss(unet(noising.add_noise(x, noise, steps), steps, return_dict=False)[0], noise)
 
     @torch.no_grad()
     def sample(n: int, steps: int) -> Tensor:
         scheduler.set_timesteps(steps)
-        x = torch.randn(n, 1, size, size)
+        x = torch.randn(n, 1, size, size, device=device)
         for t in scheduler.timesteps:
             x = scheduler.step(unet(x, t, return_dict=False)[0], t, x).prev_sample
         return x
@@ -150,7 +150,7 @@ def nearest(parameters: int, build: Callable[..., nn.Module], sizes: Iterable[tu
     return build(*size)
 
 
-def installed(parameters: int, size: int) -> list[Peer]:
+def installed(parameters: int, size: int, device: str = "cpu") -> list[Peer]:
     """The peers that are installed, with networks of about so many parameters for size x size images."""
     builders = {"denoising_diffusion_pytorch": ddpm_pytorch, "diffusers": diffusers}
-    return [build(parameters, size) for package, build in builders.items() if find_spec(package)]
+    return [build(parameters, size, device) for package, build in builders.items() if find_spec(package)]

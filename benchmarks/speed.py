@@ -1,4 +1,4 @@
-"""python -m benchmarks.speed [what=networks,audio,molecules,...] [rounds=7]: how fast, beside whom.
+"""python -m benchmarks.speed [what=networks,audio,molecules,...] [rounds=7] [device=cuda]: how fast, beside whom.
 
 networks:     a training step and a DDIM step of the default image network, against other libraries' networks with
               equally many parameters in their own loops.
@@ -8,7 +8,10 @@ imports:      `import core` and the mathematics, against `import torch`.
 audio:        a training step of our networks for sound, against DiffWave's network with equally many parameters.
 molecules:    a training step of the graph network, against the same network in the usual arrangement.
 
-Everything that is compared takes turns in one process on one CPU thread; figures are medians of the rounds' ratios.
+Everything that is compared takes turns in one process on one CPU thread, in its CPU seconds (on a GPU by a clock that
+waits for it, in float32); figures are medians of the rounds' ratios. What a step is made of, how much of the device it
+uses, its memory, loading and the start of a run: `benchmarks.efficiency`.
+`record=benchmarks/results/speed.json` writes there what `python -m benchmarks.tables` makes docs/benchmarks.md of.
 """
 
 from __future__ import annotations
@@ -19,13 +22,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks.audio_speed import waveform_steps
-from benchmarks.common import Comparison, Run, Task, chosen, count, machine, race, timed, training_step
+from benchmarks.common import (
+    Comparison,
+    Run,
+    Task,
+    chosen,
+    count,
+    machine,
+    markdown_table,
+    race,
+    timed,
+    training_step,
+)
 from benchmarks.lightning_loop import lightning_against_bare
 from benchmarks.molecule_speed import molecule_steps
 from benchmarks.peers import STEPS, Peer, installed
@@ -60,7 +75,9 @@ class Options:
     depth: int = 4
     molecule_batches: int = 8  # in each round
     overrides: str = ""  # of the default run, separated by blanks, such as "network.widths=[8,16]"
+    device: str = "cpu"
     out: str = "benchmarks/out"
+    record: str = ""  # a file for the results too
 
 
 @dataclass(frozen=True)
@@ -74,15 +91,17 @@ class Bench:
     @classmethod
     def of(cls, options: Options, with_peers: bool) -> Bench:
         run = Run.of("modality=image", *options.overrides.split())
-        batch = run.codec.encode(run.data.train.batch(range(options.batch)))
-        return cls(run, batch, installed(count(run.denoiser), int(batch.x.shape[-1])) if with_peers else [])
+        run.denoiser.to(options.device)
+        batch = run.codec.encode(run.data.train.batch(range(options.batch)).to(options.device))
+        size = count(run.denoiser), int(batch.x.shape[-1]), options.device
+        return cls(run, batch, installed(*size) if with_peers else [])
 
     def parameters(self) -> dict[str, int]:
         return {"polydiffusion": count(self.run.denoiser)} | {peer.name: count(peer.network) for peer in self.peers}
 
 
 def main(options: Options) -> list[Comparison]:
-    """Measures what `options.what` names; prints tables and writes speed.json and speed.png into `options.out`."""
+    """Measures what `options.what` names; prints tables, writes speed.json and speed.png into `out`, and `record`."""
     groups: dict[str, Callable[[Bench, Options], list[Comparison]]] = {
         "networks": networks,
         "same_network": same_network,
@@ -98,14 +117,16 @@ def main(options: Options) -> list[Comparison]:
     report = Reporter(folder)
     bench = Bench.of(options, with_peers=not {"networks", "same_network"}.isdisjoint(names))
     report.table("parameters", bench.parameters())
-    content: dict[str, object] = {"machine": machine(), "options": asdict(options), "parameters": bench.parameters()}
+    asked = {key: value for key, value in asdict(options).items() if key not in ("out", "record")}
+    content: dict[str, Any] = {"machine": machine(), "seed": 0, "options": asked, "parameters": bench.parameters()}
     found: list[Comparison] = []
     for name in names:
         compared = groups[name](bench, options)
         report(comparison_table(name.replace("_", " "), compared))
         content[name] = [asdict(c) for c in compared]
         found += compared
-        write_json(folder / "speed.json", content)
+        for path in filter(None, (str(folder / "speed.json"), options.record)):
+            write_json(Path(path), content)
         _picture(folder / "speed.png", found)
     return found
 
@@ -113,41 +134,43 @@ def main(options: Options) -> list[Comparison]:
 def networks(bench: Bench, options: Options) -> list[Comparison]:
     run, batch = bench.run, bench.batch
     objective = run.objective()
-    step = timed(training_step(run.denoiser, batch, objective, Optimisation()))
-    steps = {peer.name: timed(own_step(peer, batch.x, Optimisation())) for peer in bench.peers}
+    clock = partial(timed, device=options.device)
+    step = clock(training_step(run.denoiser, batch, objective, Optimisation()))
+    steps = {peer.name: clock(own_step(peer, batch.x, Optimisation())) for peer in bench.peers}
     compared = race("training step", step, steps, options.rounds, 1.0)
     times = Uniform(options.steps)(run.denoiser.schedule)
-    draw = timed(partial(sample, Clipped(run.denoiser, -1, 1), DDIM(), batch, times))
+    draw = clock(partial(sample, Clipped(run.denoiser, -1, 1), DDIM(), batch, times))
     draws = {peer.name: _sampling(peer, options) for peer in bench.peers}
     return compared + race(f"DDIM, {options.steps} steps", draw, draws, options.rounds, 1.0)
 
 
 def same_network(bench: Bench, options: Options) -> list[Comparison]:
-    compared = []
+    compared, clock = [], partial(timed, device=options.device)
     for peer in bench.peers:
         denoiser, batch, objective = peer.denoiser(), Batch.full(bench.batch.x), Objective(Discrete(STEPS))
-        step = timed(training_step(denoiser, batch, objective, Optimisation()))
-        own = timed(own_step(peer, batch.x, Optimisation()))
+        step = clock(training_step(denoiser, batch, objective, Optimisation()))
+        own = clock(own_step(peer, batch.x, Optimisation()))
         compared += race("training step, its network", step, {peer.name: own}, options.rounds, 1.0)
         times = Trailing(options.steps, STEPS)(denoiser.schedule)
-        draw = timed(partial(sample, Clipped(denoiser, -1, 1), DDIM(), batch, times))
+        draw = clock(partial(sample, Clipped(denoiser, -1, 1), DDIM(), batch, times))
         what, draws = f"DDIM, {options.steps} steps, its network", {peer.name: _sampling(peer, options)}
         compared += race(what, draw, draws, options.rounds, 1.0)
     return compared
 
 
 def overheads(bench: Bench, options: Options) -> list[Comparison]:
-    denoiser, batch = bench.run.denoiser.eval(), bench.batch
+    denoiser, batch, clock = bench.run.denoiser.eval(), bench.batch, partial(timed, device=options.device)
     times = Uniform(options.steps)(denoiser.schedule)
     samplers: dict[str, Sampler] = {"DDIM": DDIM(), "DDPM": DDPM()}
-    bare = {f"{options.steps} network calls": timed(partial(network_calls, denoiser, batch, options.steps))}
+    bare = {f"{options.steps} network calls": clock(partial(network_calls, denoiser, batch, options.steps))}
     compared = []
     for name, sampler in samplers.items():
         # the loop's own work is far below the clock's scatter in the sum: it is measured alone too
-        loop, alone = (timed(partial(sample, around, sampler, batch, times)) for around in (denoiser, idle(denoiser)))
+        loop, alone = (clock(partial(sample, around, sampler, batch, times)) for around in (denoiser, idle(denoiser)))
         compared += race(f"{name} loop", loop, bare, options.rounds, 1.02)
         compared += race(f"{name} loop alone", alone, bare, options.rounds, 0.02)
-    lightning, bare_loop = lightning_against_bare(options.overrides.split(), options.lightning_steps, options.rounds)
+    loops = options.overrides.split(), options.lightning_steps, options.rounds, options.device
+    lightning, bare_loop = lightning_against_bare(*loops)
     what = f"{options.lightning_steps} Lightning steps"
     return [*compared, Comparison.of(what, "a bare PyTorch loop", lightning, bare_loop, 1.05)]
 
@@ -155,7 +178,7 @@ def overheads(bench: Bench, options: Options) -> list[Comparison]:
 @torch.no_grad()
 def network_calls(denoiser: Denoiser, batch: Batch, number: int) -> None:
     """The bare network, nothing around it."""
-    c_noise = torch.zeros(len(batch))
+    c_noise = batch.x.new_zeros(len(batch))
     for _ in range(number):
         denoiser.network(batch.x, c_noise, batch.mask, batch.cond)
 
@@ -183,11 +206,11 @@ def imports(bench: Bench, options: Options) -> list[Comparison]:
 
 
 def audio(bench: Bench, options: Options) -> list[Comparison]:
-    return waveform_steps(options.clips, options.seconds, options.rounds)
+    return waveform_steps(options.clips, options.seconds, options.rounds, options.device)
 
 
 def molecules(bench: Bench, options: Options) -> list[Comparison]:
-    return molecule_steps(options.width, options.depth, options.molecule_batches, options.rounds)
+    return molecule_steps(options.width, options.depth, options.molecule_batches, options.rounds, options.device)
 
 
 def importing(statement: str) -> Task:
@@ -212,7 +235,7 @@ def own_step(peer: Peer, x: Tensor, optimisation: Optimisation) -> Callable[[], 
 
 
 def _sampling(peer: Peer, options: Options) -> Task:
-    return timed(partial(peer.sample, options.batch, options.steps))
+    return timed(partial(peer.sample, options.batch, options.steps), options.device)
 
 
 def comparison_table(title: str, comparisons: list[Comparison]) -> Table:
@@ -225,6 +248,21 @@ def comparison_table(title: str, comparisons: list[Comparison]) -> Table:
         limit = "" if c.limit is None else f"{c.limit:g}"
         table.add_row(c.what, c.baseline, *milliseconds, f"{c.ratio:.3f}", f"{c.low:.2f} - {c.high:.2f}", limit)
     return table
+
+
+def of(*groups: str) -> Callable[[Mapping[str, Any]], str]:
+    """The table of some groups of the record: a row for each comparison."""
+
+    def markdown(record: Mapping[str, Any]) -> str:
+        rows = []
+        for c in (Comparison(**one) for group in groups for one in record[group]):
+            seconds = [f"{1000 * seconds:,.4g}" for seconds in (c.seconds, c.baseline_seconds)]
+            ratio = f"{c.ratio:.3g} ({c.low:.3g} to {c.high:.3g})"
+            limit = "" if c.limit is None else f"{c.limit:.2g}"
+            rows.append([c.what, c.baseline, *seconds, ratio, limit])
+        return markdown_table(["", "beside", "ms", "its ms", "ratio (quartiles)", "goal, at most"], rows)
+
+    return markdown
 
 
 def _picture(path: Path, comparisons: list[Comparison]) -> None:
