@@ -4,12 +4,15 @@ Each sampler draws n samples of each trained model within each number of evaluat
 two passes of one, does not count), beside DDPM and DDIM with 1,000. The headline figures have bootstrap errors. Samples
 stay in `out` and are not drawn again, so a run that was interrupted continues; give another `out` once a sampler has
 changed. Writes tables (table.md), quality.json and a picture for each modality.
+`record=benchmarks/results/quality.json` writes there what `python -m benchmarks.tables` makes docs/samplers.md of;
+other modalities of an earlier record stay in it.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +21,7 @@ import torch
 
 from benchmarks.common import chosen, machine
 from benchmarks.drawing import Subject, draw, names, steps_within
-from benchmarks.study import Row, Study, curves, markdown, terminal
+from benchmarks.study import Row, Study, curves, figures, markdown, terminal
 from core.batch import Batch
 from core.cli import with_options
 from core.errors import UserError
@@ -48,13 +51,15 @@ class Options:
     seed: int = 0
     threads: int = 1
     out: str = "benchmarks/out/quality"
+    record: str = ""  # a file for the results too
 
 
 def main(options: Options) -> list[Study]:
     """Draws and measures all that `options` names; what is written after each modality holds those before it too."""
     torch.set_num_threads(options.threads)
     subjects = chosen(options.modality, names("modality"), "modality")
-    runs = {name: options.checkpoint.get(name) or models().get(name) for name in subjects}
+    # a shipped model by its name, which is the same on every machine
+    runs = {name: options.checkpoint.get(name) or (name if name in models() else None) for name in subjects}
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
     report = Reporter(folder)
@@ -73,6 +78,8 @@ def main(options: Options) -> list[Study]:
         curves(studies[-1], folder / f"{name}.png")
         content = {"machine": machine(), "options": asdict(options), "modalities": [asdict(s) for s in studies]}
         write_json(folder / "quality.json", content)
+        if options.record:
+            _add(Path(options.record), studies[-1], options)
         (folder / "table.md").write_text("\n".join(map(markdown, studies)))
     report(f"all of it in {folder}")
     return studies
@@ -99,6 +106,24 @@ def study(subject: Subject, options: Options, folder: Path, report: Reporter) ->
             report(rows[-1].text)
     lower = [name for name, one in modality.headlines(subject.floor, subject.reference).items() if one.lower_is_better]
     return Study(subject.name, subject.data.describe(), subject.run, n, rows, *measured(subject.floor), lower)
+
+
+def _add(path: Path, found: Study, options: Options) -> None:
+    """Into the record, in the place of the same modality's."""
+    earlier = json.loads(path.read_text())["modalities"] if path.exists() else {}
+    asked = {key: value for key, value in asdict(options).items() if key not in ("data", "out", "record")}
+    new = {found.name: {"machine": machine(), "options": asked, "study": asdict(found)}}
+    write_json(path, {"machine": machine(), "seed": options.seed, "modalities": earlier | new})
+
+
+def of(modality: str) -> Callable[[Mapping[str, Any]], str]:
+    """The modality's tables from the record."""
+
+    def tables(record: Mapping[str, Any]) -> str:
+        found = record["modalities"][modality]["study"]
+        return figures(Study(**{**found, "rows": [Row(**row) for row in found["rows"]]}))
+
+    return tables
 
 
 def _plans(subject: Subject, options: Options) -> Iterator[tuple[str, str, int, DictConfig]]:

@@ -100,12 +100,17 @@ def terminal(study: Study) -> Table:
 
 
 def markdown(study: Study) -> str:
+    """All of a modality: what was drawn, and the tables of `figures`."""
+    drawn = f"{study.data}; {study.n} samples of `{study.checkpoint}`."
+    return "\n".join([f"### {study.name}", "", drawn, "", figures(study), ""])
+
+
+def figures(study: Study) -> str:
     """A table for each figure: a row for each sampler, a column for each number of evaluations."""
-    reference = study.rows[0]
     columns = sorted({row.evaluations for row in study.rows})
     lines = list(dict.fromkeys(row.line for row in study.rows))
     found = {(row.line, row.evaluations): row for row in study.rows}
-    text = [f"### {study.name}", "", f"{study.data}; {study.n} samples of `{study.checkpoint}`.", ""]
+    text = []
     for figure in study.figures():
         better = "lower" if figure in study.lower_is_better else "higher"
         real = f"real data {_cell(study.real[figure], study.real_errors[figure])}" if figure in study.real else ""
@@ -116,7 +121,7 @@ def markdown(study: Study) -> str:
             for line, each in zip(lines, rows, strict=True)
         ]
         text += [markdown_table(["sampler", *(f"{c:,}" for c in columns)], cells), ""]
-    return "\n".join([*text, f"Bold: within two bootstrap errors of {_named(reference)}, or better.", ""])
+    return "\n".join([*text, f"Bold: within two bootstrap errors of {_named(study.rows[0])}, or better."])
 
 
 def _bold(study: Study, row: Row, figure: str) -> str:

@@ -319,8 +319,11 @@ def test_quality_writes_what_it_found_and_finds_it_again(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = {"modality": "image", "samplers": "ddim,heun", "steps": [1, 3], "reference_steps": 4}
+    record = tmp_path / "record.json"
+    record.write_text(json.dumps({"modalities": {"audio": "measured earlier", "image": "and to be replaced"}}))
+    sizes = {"n": {"image": 20}, "micro_batch": 20, "resamples": 10}
     options = quality.Options(
-        **chosen, checkpoint={"image": str(trained)}, n={"image": 20}, micro_batch=20, resamples=10, out=str(tmp_path)
+        **chosen, **sizes, checkpoint={"image": str(trained)}, out=str(tmp_path), record=str(record)
     )
     (first,) = quality.main(options)
     lines = [(one.sampler, one.evaluations, one.steps) for one in first.rows]
@@ -330,6 +333,9 @@ def test_quality_writes_what_it_found_and_finds_it_again(
     assert [one["values"] for one in written["rows"]] == [one.values for one in first.rows]
     assert first.verdict in (tmp_path / "log.txt").read_text()
     assert study.markdown(first) == (tmp_path / "table.md").read_text()
+    recorded = json.loads(record.read_text())
+    assert recorded["modalities"].keys() == {"audio", "image"}
+    assert quality.of("image")(recorded) == study.figures(first)
     assert (tmp_path / "image.png").stat().st_size > 0
     monkeypatch.setattr(Model, "draw", lambda *_, **__: pytest.fail("drawn again"))
     assert quality.main(options) == [first]
