@@ -3,7 +3,8 @@
 arithmetic:  a training step of the default network, against its own products and convolutions done again alone, and
              against the machine's peak (`benchmarks/arithmetic.py`).
 loading:     a batch from the loader, augmented, against the step.
-sampling:    the sampler and the loop, around a network that costs nothing, against the network's calls.
+sampling:    the sampler and the loop, around a network that costs nothing, against the network's calls: for as many
+             samples as are drawn at once, and for as many as there are in a batch of training.
 memory:      the peak of a process that trains, against weights, gradients, optimiser, average and what autograd keeps.
 start:       seconds of `core.train`, from the end of importing torch and Lightning to the end of the first step.
 threads:     a step with one thread against one with two, by the wall's clock.
@@ -34,7 +35,7 @@ from benchmarks.footprint import footprint
 from benchmarks.speed import idle, network_calls
 from benchmarks.starting import seconds_to_first_step
 from core.batch import Batch
-from core.build import build_sampler
+from core.build import build_modality, build_sampler
 from core.cli import with_options
 from core.data import train_loader, training_order
 from core.runs import Reporter, write_json
@@ -177,13 +178,21 @@ def sampling(bench: Bench) -> list[Finding]:
     denoiser, config, steps = bench.run.denoiser.eval(), bench.run.config.copy(), bench.options.steps
     config.steps = steps
     sampler, times = build_sampler(config, denoiser)
-    alone = bench.timed(partial(sample, idle(denoiser), sampler, bench.batch, times))
-    network = bench.timed(partial(network_calls, denoiser, bench.batch, steps))
-    ours, theirs = bench.turns(alone, network)
+    together = min(config.n, config.micro_batch)
+    template = bench.run.codec.template(build_modality(config).template(together)).to(bench.options.device)
+    found = []
+    for what, batch, goal in (
+        ("sampler / network", template, MOST["sampling"]),
+        ("the same, of few samples", bench.batch, None),
+    ):
+        alone = bench.timed(partial(sample, idle(denoiser), sampler, batch, times))
+        ours, theirs = bench.turns(alone, bench.timed(partial(network_calls, denoiser, batch, steps)))
+        shares = [a / b for a, b in zip(ours, theirs, strict=True)]
+        each = (1000 * statistics.median(seconds) / steps for seconds in (ours, theirs))
+        detail = "{:.2f} ms of {:.1f}".format(*each) + f", {len(batch)} samples"
+        found.append(Finding.of(bench.name, what, shares, goal, detail=detail))
     denoiser.train()
-    shares = [a / b for a, b in zip(ours, theirs, strict=True)]
-    detail = f"{1000 * statistics.median(ours) / steps:.2f} ms of {1000 * statistics.median(theirs) / steps:.1f}"
-    return [Finding.of(bench.name, "sampler / network", shares, MOST["sampling"], detail=detail)]
+    return found
 
 
 def threads(bench: Bench) -> list[Finding]:

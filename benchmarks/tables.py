@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import efficiency, equal_time, mode_coverage, models, scaling
+from benchmarks import efficiency, equal_time, mode_coverage, models, scaling, speed
 from core.cli import with_options
 from core.errors import UserError
 
@@ -28,6 +28,11 @@ TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {  # with the record th
     "efficiency": ("efficiency", efficiency.markdown),
     "equal time": ("equal_time", equal_time.markdown),
     "scaling": ("scaling", scaling.markdown),
+    "speed of networks": ("speed", speed.of("networks")),
+    "speed at the same network": ("speed", speed.of("same_network")),
+    "overheads": ("speed", speed.of("overheads", "imports")),
+    "speed of sound": ("speed", speed.of("audio")),
+    "speed of molecules": ("speed", speed.of("molecules")),
     "model of pictures": ("models", models.of("mnist")),
     "model of molecules": ("models", models.of("qm9")),
     "model of spoken digits": ("models", models.of("fsdd")),
