@@ -30,7 +30,7 @@ from core.weighting import Weighting
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-FIT_SAMPLES = 2048  # training samples that a codec may look at
+FIT_SAMPLES = 1024  # training samples that a codec may look at
 FILLED = ("codec", "modality", "network", "prediction", "weighting")  # the parts whose `???` facts may fill, in order
 # What each part must be: a config from elsewhere is to build no object that writes or downloads in a network's place.
 KINDS: Mapping[str, type] = {

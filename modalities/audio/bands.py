@@ -72,7 +72,7 @@ class Bands:
 
     def amplitude(self, spectrum: Float[Tensor, "batch frames bins"]) -> Float[Tensor, "batch frames bands"]:
         """The root mean square of a short-time spectrum in each band."""
-        power = spectrum.abs().square()
+        power = torch.addcmul(spectrum.real.square(), spectrum.imag, spectrum.imag)
         return (power @ self.average.to(power).T).sqrt()
 
     def without_floor(self, log_amplitude: Float[Tensor, "batch frames bands"]) -> Float[Tensor, "batch frames bands"]:

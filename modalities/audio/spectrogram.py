@@ -99,7 +99,8 @@ class Spectrogram(Codec):
         logs = torch.cat([self.bands.analyse(some) for some in sounds])
         real = frame_mask(batch.mask, self.bands.hop)[:, 0].expand(-1, logs.shape[1], -1)[..., 0] > 0
         frames = logs[real].double()  # (frames of all clips, bands)
-        mean, std = frames.mean(0), frames.std(0).clamp(min=1e-3)
+        std, mean = torch.std_mean(frames, 0)
+        std = std.clamp(min=1e-3)
         # a digital silence lies far below what recordings have, but is data where a clip has it
         low, high = (frames.amin(0) - mean) / std, (frames.amax(0) - mean) / std
         found = {"mean": mean, "std": std, "low": low, "high": high}
