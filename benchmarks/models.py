@@ -77,17 +77,17 @@ WORDS: dict[str, tuple[str, str]] = {
 def of(name: str) -> Callable[[Mapping[str, Any]], str]:
     """The table of a model from the record: its samples beside other real data."""
 
-    def markdown(record: Mapping[str, Any]) -> str:
-        evaluation = record["models"][name]["evaluation"]
-        columns = [column for column in ("samples", "real") if column in evaluation]
-        rows = []
-        for key, (word, form) in WORDS.items():
-            values = [evaluation[column].get(key) for column in columns]
-            if values[0] is not None:
-                rows.append([word, *("" if value is None else form.format(value) for value in values)])
-        return markdown_table([evaluation["title"], *columns], rows)
+    return lambda record: beside_real(record["models"][name]["evaluation"], "samples")
 
-    return markdown
+
+def beside_real(evaluation: Mapping[str, Any], head: str) -> str:
+    """The table of an evaluation, with a head for its samples."""
+    rows = []
+    for key, (word, form) in WORDS.items():
+        values = [evaluation[column].get(key) for column in ("samples", "real")]
+        if values[0] is not None:
+            rows.append([word, *("" if value is None else form.format(value) for value in values)])
+    return markdown_table([evaluation["title"], head, "real"], rows)
 
 
 if __name__ == "__main__":
