@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ from core.errors import UserError
 from core.metrics import Headline
 from core.progress import counting
 from core.runs import Reporter, in_use, write_json
-from core.shipped import models
+from core.shipped import models, of_modality
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -81,7 +81,7 @@ def main(options: Options) -> list[Board]:
         skipped: dict[str, str] = {}
         for name in wanted:
             try:
-                subject = _subject(name, options, preset)
+                subject = _subject(name, options, preset, report)
             except UserError as error:
                 if options.modality != "all":
                     raise
@@ -96,18 +96,36 @@ def main(options: Options) -> list[Board]:
     return boards
 
 
-def _subject(name: str, options: Options, preset: Preset) -> Subject:
+def _subject(name: str, options: Options, preset: Preset, report: Reporter) -> Subject:
     """The model and its data. UserError if there is none, or too few held-out samples."""
-    run = options.checkpoint.get(name) or models().get(name)
-    if run is None:
+    data = options.data.get(name)
+    runs = [options.checkpoint[name]] if name in options.checkpoint else of_modality(name)
+    if not runs:
         raise UserError(f"no model of it comes with the project; checkpoint.{name}=runs/... names one")
     n = options.n.get(name) or preset.n.get(name, FEW)
-    subject = Subject.of(name, run, n, options.data.get(name))
+    subject = _with_data(name, runs[:1] if data else runs, n, data, report)
     if len(subject.floor) < n:
         held_out = len(subject.data.test)
         raise UserError(f"n.{name}={n}: with {held_out} held-out samples, at most {held_out // 2}")
     subject.model.to(options.device)
     return subject
+
+
+def _with_data(
+    name: str, runs: Sequence[str | Path], n: int, data: Mapping[str, Any] | None, report: Reporter
+) -> Subject:
+    """Of the first model whose data are here, or can be had. The first one's UserError if there is none."""
+    missing: list[UserError] = []
+    for run in runs:
+        try:
+            subject = Subject.of(name, run, n, data)
+        except UserError as error:
+            missing.append(error)
+            continue
+        if missing:
+            report(f"{name}: {_called(str(run))}, since other data are not here: {missing[0]}")
+        return subject
+    raise missing[0]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,13 @@ MODALITIES = Path(__file__).resolve().parent.parent / "modalities"
 WEIGHTS, DEFAULT = "model.safetensors", "default"
 
 
+def of_modality(name: str) -> list[Path]:
+    """The folders of a modality's models, the one that it stands for first."""
+    default = models().get(name)
+    others = {folder for folder in models().values() if default is not None and folder.parent == default.parent}
+    return [] if default is None else [default, *sorted(others - {default})]
+
+
 def models() -> dict[str, Path]:
     """The folder of each shipped model, by its name and, of one of each modality, by the modality's."""
     found = {file.parent.name: file.parent for file in sorted(MODALITIES.glob(f"*/models/*/{WEIGHTS}"))}

@@ -110,7 +110,7 @@ def test_another_request_is_another_cell(trained: Path, monkeypatch: pytest.Monk
     """Other seeds, other errors, other code that measures, other weights; and the same again is the same."""
     options = _options(trained, Path("nowhere"), samplers="ddim", evaluations=[1], guidance=[1.0])
     preset = compare.PRESETS["quick"]
-    subject = compare._subject("image", options, preset)
+    subject = Subject.of("image", str(trained), 6)
 
     def key(options: compare.Options = options, subject: Subject = subject) -> str:
         (setting,) = compare._settings(subject, options, preset)
@@ -223,8 +223,28 @@ def test_a_shipped_model_is_called_by_its_name() -> None:
     assert compare._called("runs/image-1") == "runs/image-1"
 
 
+def test_a_model_whose_data_are_not_here_gives_way_to_another(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = Subject.of
+
+    def where_data_are(name: str, run: str | Path, *more: Any) -> Subject:
+        if run == "first":
+            raise UserError("its data are gone")
+        return of(name, run, *more)
+
+    monkeypatch.setattr(Subject, "of", staticmethod(where_data_are))
+    monkeypatch.setattr(compare, "of_modality", lambda name: ["first", trained])
+    options = replace(_options(trained, tmp_path, evaluations=[1], guidance=[1.0]), checkpoint={})
+    (board,) = compare.main(options)
+    assert board.checkpoint == str(trained)
+    assert "since other data are not here: its data are gone" in (tmp_path / "log.txt").read_text()
+    with pytest.raises(UserError, match="its data are gone"):
+        compare.main(replace(options, data={"image": {"path": "mine"}}))
+
+
 def test_what_cannot_be_compared_is_said(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare, "models", dict)
+    monkeypatch.setattr(compare, "of_modality", lambda name: [])
     with pytest.raises(UserError, match="modality=smell: allowed are"):
         compare.main(compare.Options(modality="smell", out=str(tmp_path)))
     with pytest.raises(UserError, match="preset=slow: allowed are quick, full"):

@@ -11,7 +11,7 @@ from runs import Outcome
 import core
 from core import checkpoint
 from core.digests import check
-from core.shipped import MODALITIES, models
+from core.shipped import MODALITIES, models, of_modality
 
 LIMIT = 16 * 2**20  # bytes, of all of them
 
@@ -21,6 +21,11 @@ def test_each_modality_that_ships_models_names_one_for_itself() -> None:
         default = models()[folder.parent.name]
         assert default.parent == folder
         assert models()[default.name] == default
+        assert of_modality(folder.parent.name)[0] == default
+        assert {path.name for path in of_modality(folder.parent.name)} == {
+            file.parent.name for file in folder.glob("*/model.safetensors")
+        }
+    assert of_modality("smell") == []
 
 
 def test_all_are_whole_and_small() -> None:
