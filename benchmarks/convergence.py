@@ -9,17 +9,17 @@ each beginning with a step of first order. A line of order p falls by 2^p where 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.common import machine
+from benchmarks.common import machine, markdown_table
 from benchmarks.exact import Mixture
 from core.batch import Batch
 from core.cli import with_options
@@ -45,6 +45,7 @@ SAMPLERS: dict[str, Sampler] = {
 MARKERS = "os^v<>DPX"
 CENTRES, WEIGHTS, STD = [[-1.0, -1.0], [1.0, 1.0], [0.6, -1.2]], [0.4, 0.4, 0.2], 0.5
 FINE = 8  # steps of the exact path, each four evaluations, to one of the finest
+SEED, FEW = 0, 20
 FLOOR = 1e-11  # below it errors are rounding
 ACCURATE, AS_USED = "exact first points, log-SNR -4 to 4", "as used, from noise to data"
 Errors = dict[str, dict[int, float]]
@@ -55,6 +56,7 @@ class Options:
     steps: str = "10,20,40,80,160,320"
     n: int = 64
     out: str = "benchmarks/out/convergence"
+    record: str = ""  # a file for the results too
 
 
 def exact_path(denoise: Denoise, x: Tensor, log_snrs: Float[Tensor, " n"]) -> list[Tensor]:
@@ -104,7 +106,7 @@ def problem(n: int, log_snr: float) -> Denoise:
     centres, weights = (torch.tensor(values, dtype=torch.float64) for values in (CENTRES, WEIGHTS))
     mixture = Mixture(centres, weights, STD)
     alpha, sigma = mixture.schedule.alpha_sigma(torch.tensor(log_snr, dtype=torch.float64))
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(SEED)
     which = torch.multinomial(weights, n, replacement=True, generator=generator)
     noise = torch.randn(n, 2, dtype=torch.float64, generator=generator)
     return Denoise(mixture, Batch.full(alpha * centres[which] + (alpha**2 * STD**2 + sigma**2).sqrt() * noise))
@@ -162,9 +164,22 @@ def main(options: Options) -> dict[str, Errors]:
     report.figures("order: the slope between the two largest numbers of evaluations", slopes)
     draw(folder / "convergence.png", errors)
     report(f"figure: {folder / 'convergence.png'}")
-    content = {"machine": machine(), "options": asdict(options), "slopes": slopes, "errors": errors}
-    write_json(folder / "convergence.json", content)
+    asked = {key: value for key, value in asdict(options).items() if key not in ("out", "record")}
+    content = {"machine": machine(), "seed": SEED, "options": asked, "slopes": slopes, "errors": errors}
+    for path in filter(None, (str(folder / "convergence.json"), options.record)):
+        write_json(Path(path), content)
     return errors
+
+
+def markdown(record: Mapping[str, Any]) -> str:
+    """A row for each sampler: its two slopes, and its error where it has about `FEW` evaluations, as it is used."""
+    slopes, rows = record["slopes"], []
+    for name, errors in record["errors"][AS_USED].items():
+        nearest = min(errors, key=lambda n: abs(int(n) - FEW))
+        rows.append([name, f"{slopes[ACCURATE][name]:.2f}", f"{slopes[AS_USED][name]:.2f}", f"{errors[nearest]:.2g}"])
+    return markdown_table(
+        ["slope", "from exact first points", "as used", f"error as used, about {FEW} evaluations"], rows
+    )
 
 
 def draw(path: Path, errors: dict[str, Errors]) -> None:

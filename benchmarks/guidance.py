@@ -41,10 +41,11 @@ class Options:
     steps: int = 10  # in each timed call
     overrides: str = ""  # of the default run, separated by blanks, such as "network.widths=[8,16]"
     out: str = "benchmarks/out/guidance"
+    record: str = ""  # a file for the results too
 
 
 def main(options: Options) -> list[Comparison]:
-    """Measures what `options.what` names; prints tables and writes guidance.json into `options.out`."""
+    """Measures what `options.what` names; prints tables, writes guidance.json into `out`, and `record`."""
     groups = {"guided": guided, "samplers": samplers}
     wanted = chosen(options.what, list(groups), "what")
     torch.set_num_threads(1)
@@ -54,14 +55,16 @@ def main(options: Options) -> list[Comparison]:
     run = Run.of("modality=image", *options.overrides.split())
     run.denoiser.eval()
     batch = run.codec.encode(run.data.train.batch(range(options.batch)))
-    content: dict[str, object] = {"machine": machine(), "options": asdict(options)}
+    asked = {key: value for key, value in asdict(options).items() if key not in ("out", "record")}
+    content: dict[str, object] = {"machine": machine(), "seed": 0, "options": asked}
     found: list[Comparison] = []
     for name in wanted:
         compared = groups[name](run.denoiser, batch, options)
         report(comparison_table(name, compared))
         content[name] = [asdict(c) for c in compared]
         found += compared
-    write_json(folder / "guidance.json", content)
+    for path in filter(None, (str(folder / "guidance.json"), options.record)):
+        write_json(Path(path), content)
     return found
 
 

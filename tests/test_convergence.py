@@ -136,13 +136,17 @@ def test_a_sampler_that_draws_noise_has_no_path():
 
 
 def test_the_benchmark_writes_what_it_found(tmp_path: Path) -> None:
-    found = convergence.main(convergence.Options(steps="5,10,20", n=4, out=str(tmp_path)))
+    record = tmp_path / "record.json"
+    options = convergence.Options(steps="5,10,20", n=4, out=str(tmp_path), record=str(record))
+    found = convergence.main(options)
     written = json.loads((tmp_path / "convergence.json").read_text())
     assert written["errors"].keys() == written["slopes"].keys() == found.keys()
     assert (tmp_path / "convergence.png").exists()
     evaluations = {name: list(of_n) for name, of_n in found[convergence.AS_USED].items()}
     assert evaluations["Heun"] == [11, 21, 41]
     assert evaluations["UniPC-3"] == [6, 11, 21]
+    table = convergence.markdown(json.loads(record.read_text()))
+    assert all(f"| {name} |" in table for name in convergence.SAMPLERS)
     for of_panel in found.values():
         for of_n in of_panel.values():
             assert min(of_n.values()) == of_n[max(of_n)] > 0

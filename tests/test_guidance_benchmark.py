@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from runs import ROOT
 
-from benchmarks import guidance
+from benchmarks import guidance, speed
 from core.errors import UserError
 
 
@@ -16,6 +16,7 @@ def test_it_writes_what_it_measured(tmp_path: Path, cache: Path) -> None:
     options = guidance.Options(batch=2, rounds=1, steps=4, overrides="network.widths=[8,16]", out=str(tmp_path))
     found = guidance.main(options)
     written = json.loads((tmp_path / "guidance.json").read_text())
+    assert f"| {found[0].what} | unguided |" in speed.of("guided")(written)
     assert len(written["guided"]) + len(written["samplers"]) == len(found)
     samplers = {c.what.removesuffix(", alone"): c.baseline for c in found if c.what.endswith(", alone")}
     assert samplers.keys() == {file.stem for file in (ROOT / "configs" / "sampler").glob("*.yaml")}
