@@ -23,7 +23,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from core import digests, tensor_files
@@ -64,7 +63,7 @@ def save(
     unfinished, replaced = _hidden(folder, "tmp"), _hidden(folder, "old")
     unfinished.mkdir()
     for name, values in {**weights, STATE_TENSORS: tensors}.items():
-        save_file(values, unfinished / name)
+        tensor_files.save(values, unfinished / name)
     (unfinished / CONFIG).write_text(config_text, encoding="utf-8")
     document = {"format": FORMAT, "state": structure}
     (unfinished / STATE).write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
@@ -93,7 +92,7 @@ def export(folder: Path, weights: Mapping[str, Tensor], config_text: str) -> int
     unfinished = _hidden(folder, "tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    save_file(_weights(half, MODEL), unfinished / MODEL)
+    tensor_files.save(_weights(half, MODEL), unfinished / MODEL)
     (unfinished / CONFIG).write_text(config_text, encoding="utf-8")
     digests.write(unfinished)
     unfinished.rename(folder)

@@ -22,7 +22,6 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
-from safetensors.torch import save_file
 from torch import Tensor
 
 from core import checkpoint, tensor_files
@@ -127,9 +126,9 @@ def write(
         parts |= {f"cond.{name}": value for name, value in taken.batch.cond.items()}
         tensors |= {f"{number}.{name}": value.detach().cpu().contiguous() for name, value in parts.items()}
         about.append({"step": taken.step, "total": taken.total, "key": taken.key})
-    save_file(tensors, folder / BATCHES)
+    tensor_files.save(tensors, folder / BATCHES)
     weights = {name: value.detach().cpu().contiguous() for name, value in denoiser.state_dict().items()}
-    save_file(weights, folder / checkpoint.MODEL)
+    tensor_files.save(weights, folder / checkpoint.MODEL)
     (folder / checkpoint.CONFIG).write_text(config_text, encoding="utf-8")
     write_json(folder / RECORD, {"micro_batches": about, "precision": precision, "found": found.as_dict()})
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from core.errors import UserError
 
 HEADER_LIMIT = 2**24  # bytes, enough for a hundred thousand tensors; parsing takes some ten times the memory
+
+
+def save(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Writes a file of the permissions that any new one has: safetensors alone would let nobody else read it."""
+    file.touch()
+    mode = file.stat().st_mode
+    safetensors.torch.save_file(dict(tensors), file)
+    file.chmod(mode)
 
 
 def read(file: Path) -> dict[str, Tensor]:

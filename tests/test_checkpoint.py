@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from core import checkpoint
+from core import checkpoint, tensor_files
 from core.errors import UserError
 
 
@@ -216,7 +216,7 @@ def crash_at(monkeypatch, moment):
         return wrapper
 
     for target, name in [
-        (checkpoint, "save_file"),
+        (tensor_files, "save"),
         (checkpoint.Path, "write_text"),
         (checkpoint.Path, "rename"),
         (checkpoint.Path, "mkdir"),

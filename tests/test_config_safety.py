@@ -69,7 +69,7 @@ TARGETS = [
     "core.config.instantiate",
     "core.config.load_yaml",
     "core.checkpoint.shutil.rmtree",
-    "core.checkpoint.save_file",
+    "core.tensor_files.save",
     "core.tree.OrderedDict",
     "core.checkpoint.prune",
     "core.checkpoint.remove",

@@ -55,3 +55,12 @@ def test_nothing_is_overwritten(trained: Path, tmp_path: Path, command: Callable
     outcome = command("export", f"checkpoint={trained}", f"out={tmp_path}")
     assert outcome.code == 2
     assert "is there already" in outcome.err
+
+
+def test_what_is_written_has_the_permissions_of_any_new_file(own_run: Path, tmp_path: Path) -> None:
+    """Others of the group may read a run, where the umask says so."""
+    fresh = tmp_path / "fresh"
+    fresh.touch()
+    files = [file for file in find(own_run).iterdir() if file.is_file()]
+    assert {file.suffix for file in files} >= {".safetensors", ".json", ".yaml"}
+    assert {file.stat().st_mode for file in files} == {fresh.stat().st_mode}

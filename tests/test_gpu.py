@@ -8,6 +8,7 @@ import pytest
 import torch
 from runs import assert_same_weights, train
 
+from benchmarks import speed
 from core import random
 from core.batch import Batch
 from core.denoiser import Denoiser
@@ -108,3 +109,12 @@ def test_shared_out_over_one_gpu_is_the_run_on_it(tmp_path, cache, no_plots):
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
     assert_same_weights(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("what", ["networks", "same_network", "overheads", "audio", "molecules"])
+def test_speed_is_measured_on_the_gpu(what, tmp_path, cache):
+    sizes = {"batch": 2, "rounds": 1, "steps": 2, "lightning_steps": 2, "clips": 1, "seconds": 0.1}
+    small = {"width": 8, "depth": 1, "molecule_batches": 2, "overrides": "network.widths=[32,64]"}
+    found = speed.main(speed.Options(what, device="cuda", out=str(tmp_path), **sizes, **small))
+    assert all(one.seconds > 0 for one in found)
+    assert torch.cuda.max_memory_allocated() > 0

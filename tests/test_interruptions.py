@@ -13,7 +13,7 @@ from runs import TINY_IMAGES, Outcome, assert_same_weights, compose, train
 from test_cli import refused
 from test_train import FOUR, resume
 
-from core import checkpoint
+from core import checkpoint, tensor_files
 from core.module import DiffusionModule
 from core.runs import in_use, new_folder
 
@@ -77,7 +77,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(
         raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", full)
+        patch.setattr(tensor_files, "save", full)
         outcome = command("train", f"resume={own_run}", "training.steps=6", "n=0")
     refused(outcome, f"{own_run} cannot be written: {os.strerror(code)}")
     assert checkpoint.find(own_run).name == "step-00000004"
