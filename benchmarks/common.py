@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
+ROOT = Path(__file__).resolve().parent.parent
+
+
 def chosen(text: str, allowed: Mapping[str, object] | list[str], key: str) -> list[str]:
     """The names in a comma-separated option; UserError for one that is not allowed."""
     names = text.split(",")
@@ -184,14 +187,21 @@ def machine() -> dict[str, object]:
     }
 
 
-def commit() -> str:
-    """Of the checkout that this file lies in, with a + where files differ from it; "" outside of one."""
-    home = Path(__file__).resolve().parent
-    call = ["git", "-C", str(home), "describe", "--always", "--exclude=*", "--dirty=+", "--abbrev=12"]
+def commit(home: Path = ROOT) -> str:
+    """Of the checkout that `home` is, with a + where files differ from it; "" outside of one.
+
+    Records that differ do not count: they are what a measurement writes, and nothing follows from them.
+    """
+    git = ["git", "-C", str(home)]
+    differs = [*git, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)benchmarks/results"]
     try:
-        return subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()
+        texts = [
+            subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()
+            for call in ([*git, "rev-parse", "--short=12", "HEAD"], differs)
+        ]
     except (OSError, subprocess.CalledProcessError):
         return ""
+    return texts[0] + ("+" if texts[1] else "")
 
 
 def reset_peak(process: int | str = "self") -> float | None:

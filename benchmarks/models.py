@@ -82,16 +82,19 @@ WORDS: dict[str, tuple[str, str]] = {
 }
 
 
-def of(name: str) -> Callable[[Mapping[str, Any]], str]:
-    """The table of a model from the record: its samples beside other real data."""
+def of(name: str, *keys: str) -> Callable[[Mapping[str, Any]], str]:
+    """The table of a model from the record: its samples beside other real data; of all its figures unless some are
+    named.
+    """
 
-    return lambda record: beside_real(record["models"][name]["evaluation"], "samples")
+    return lambda record: beside_real(record["models"][name]["evaluation"], "samples", *keys)
 
 
-def beside_real(evaluation: Mapping[str, Any], head: str) -> str:
+def beside_real(evaluation: Mapping[str, Any], head: str, *keys: str) -> str:
     """The table of an evaluation, with a head for its samples."""
     rows = []
-    for key, (word, form) in WORDS.items():
+    for key in keys or WORDS:
+        word, form = WORDS[key]
         values = [evaluation[column].get(key) for column in ("samples", "real")]
         if values[0] is not None:
             rows.append([word, *("" if value is None else form.format(value) for value in values)])

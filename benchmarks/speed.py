@@ -258,7 +258,7 @@ def of(*groups: str) -> Callable[[Mapping[str, Any]], str]:
         for c in (Comparison(**one) for group in groups for one in record[group]):
             seconds = [f"{1000 * seconds:,.4g}" for seconds in (c.seconds, c.baseline_seconds)]
             ratio = f"{c.ratio:.3g} ({c.low:.3g} to {c.high:.3g})"
-            limit = "" if c.limit is None else f"{c.limit:.2g}"
+            limit = "" if c.limit is None else f"{c.limit:.3g}"
             rows.append([c.what, c.baseline, *seconds, ratio, limit])
         return markdown_table(["", "beside", "ms", "its ms", "ratio (quartiles)", "goal, at most"], rows)
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import efficiency, equal_time, mode_coverage, models, scaling, speed
+from benchmarks import convergence, default_runs, efficiency, equal_time, mode_coverage, models, quality, scaling, speed
+from benchmarks.common import ROOT
 from core.cli import with_options
 from core.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = ("README.md", "docs/*.md", "modalities/*/models/README.md")
 Record = Mapping[str, Any]
@@ -35,7 +35,21 @@ TABLES: dict[str, tuple[str, Callable[[Record], str]]] = {  # with the record th
     "speed of molecules": ("speed", speed.of("molecules")),
     "model of pictures": ("models", models.of("mnist")),
     "model of molecules": ("models", models.of("qm9")),
+    "model of molecules, in short": (
+        "models",
+        models.of(
+            *("qm9", "atom_stability", "molecule_stability", "connected", "valid_and_connected"),
+            *("uniqueness", "novelty", "posebusters"),
+        ),
+    ),
     "model of spoken digits": ("models", models.of("fsdd")),
+    "model of notes": ("models", models.of("tones")),
+    "default run of pictures": ("default_runs", default_runs.of("image")),
+    "quality of pictures": ("quality", quality.of("image")),
+    "quality of sounds": ("quality", quality.of("audio")),
+    "quality of molecules": ("quality", quality.of("molecules")),
+    "convergence": ("convergence", convergence.markdown),
+    "guidance": ("guidance", speed.of("guided", "samplers")),
 }
 PLACE = re.compile(r"(<!-- table: (?P<name>[^>]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import torch.nn.functional as F
 
 from benchmarks import efficiency, footprint
 from benchmarks.arithmetic import Arithmetic
-from benchmarks.common import grown, quartiles
+from benchmarks.common import commit, grown, quartiles
 from core.errors import UserError
 
 TINY = "network.widths=[8,16] training.batch_size=8"
@@ -80,3 +82,18 @@ def test_memory_that_comes_and_goes_is_seen() -> None:
 def test_quartiles() -> None:
     assert quartiles([1, 2, 3, 4, 5]) == (2, 4)
     assert quartiles([7.0]) == (7, 7)
+
+
+def test_the_commit_of_a_measurement_says_whether_code_differs_from_it(tmp_path: Path) -> None:
+    assert commit(tmp_path) == ""
+    code, record = tmp_path / "code.py", tmp_path / "benchmarks" / "results" / "old.json"
+    record.parent.mkdir(parents=True)
+    for file in (code, record):
+        file.write_text("committed")
+    me = ("-c", "user.name=me", "-c", "user.email=me@example.org")
+    for command in (["init", "-q"], ["add", "."], [*me, "commit", "-qm", "all"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    record.write_text("measured anew")
+    assert re.fullmatch("[0-9a-f]{12}", commit(tmp_path))
+    code.write_text("changed")
+    assert re.fullmatch(r"[0-9a-f]{12}\+", commit(tmp_path))
