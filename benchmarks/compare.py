@@ -123,7 +123,7 @@ def _with_data(
             missing.append(error)
             continue
         if missing:
-            report(f"{name}: {_called(str(run))}, since other data are not here: {missing[0]}")
+            report(f"{name}: {_called(str(run))}, in the place of another: {missing[0]}")
         return subject
     raise missing[0]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +19,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.common import machine, markdown_table
+from benchmarks import records
+from benchmarks.common import markdown_table
 from benchmarks.exact import Mixture
 from core.batch import Batch
 from core.cli import with_options
 from core.errors import UserError
 from core.progress import counting
-from core.runs import Reporter, write_json
+from core.runs import Reporter
 from core.samplers import DDIM, AdamsBashforth, Denoise, DPMSolverPP, Heun, Sampler, UniPC
 
 if TYPE_CHECKING:
@@ -164,10 +165,7 @@ def main(options: Options) -> dict[str, Errors]:
     report.figures("order: the slope between the two largest numbers of evaluations", slopes)
     draw(folder / "convergence.png", errors)
     report(f"figure: {folder / 'convergence.png'}")
-    asked = {key: value for key, value in asdict(options).items() if key not in ("out", "record")}
-    content = {"machine": machine(), "seed": SEED, "options": asked, "slopes": slopes, "errors": errors}
-    for path in filter(None, (str(folder / "convergence.json"), options.record)):
-        write_json(Path(path), content)
+    records.write(options, "convergence.json", {"slopes": slopes, "errors": errors}, SEED)
     return errors
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import records
 from benchmarks.common import chosen, compose, machine
 from benchmarks.drawing import names
 from benchmarks.models import beside_real
@@ -41,7 +42,7 @@ def main(options: Options) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     report = Reporter(folder)
     path = Path(options.record or folder / "default_runs.json")
-    runs: dict[str, Any] = json.loads(path.read_text())["runs"] if path.exists() else {}
+    runs: dict[str, Any] = records.earlier(path, "runs")
     for modality in chosen(options.modality, names("modality"), "modality"):
         report(f"{modality}:")
         runs[modality] = _run(modality, options.overrides.split(), folder / modality)

@@ -28,8 +28,9 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from benchmarks import records
 from benchmarks.arithmetic import Arithmetic, Peak
-from benchmarks.common import Run, Task, chosen, machine, markdown_table, quartiles, timed
+from benchmarks.common import Run, Task, chosen, markdown_table, quartiles, timed
 from benchmarks.drawing import names
 from benchmarks.footprint import footprint
 from benchmarks.speed import idle, network_calls
@@ -38,7 +39,7 @@ from core.batch import Batch
 from core.build import build_modality, build_sampler
 from core.cli import with_options
 from core.data import train_loader, training_order
-from core.runs import Reporter, write_json
+from core.runs import Reporter
 from core.samplers import sample
 
 LEAST_SHARE = {"image": 0.7, "audio": 0.6}  # of the peak; molecules are small products, held to themselves
@@ -124,11 +125,7 @@ def main(options: Options) -> list[Finding]:
         for what in wanted:
             found += groups[what](bench) if what in groups and bench else apart[what](name, options)
         report(table(name, [one for one in found if one.modality == name]))
-    asked = {key: value for key, value in asdict(options).items() if key not in ("out", "record")}
-    content: dict[str, Any] = {"machine": machine(), "seed": 0, "options": asked}
-    content["findings"] = [asdict(one) for one in found]
-    for path in filter(None, (str(folder / "efficiency.json"), options.record)):
-        write_json(Path(path), content)
+    records.write(options, "efficiency.json", {"findings": [asdict(one) for one in found]})
     return found
 
 

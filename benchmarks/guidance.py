@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import Comparison, Run, chosen, compose, machine, race, timed
+from benchmarks import records
+from benchmarks.common import Comparison, Run, chosen, compose, race, timed
 from benchmarks.drawing import names
 from benchmarks.speed import comparison_table, idle, network_calls
 from core.batch import Batch
@@ -26,7 +27,7 @@ from core.build import part
 from core.cli import with_options
 from core.denoiser import BaseDenoiser, Cond, Denoiser
 from core.guidance import Autoguided, ClassifierFree, ClassifierGuided, Interval, Rescaled
-from core.runs import Reporter, write_json
+from core.runs import Reporter
 from core.samplers import DDIM, Sampler, sample
 from core.times import LogSNR
 
@@ -55,16 +56,14 @@ def main(options: Options) -> list[Comparison]:
     run = Run.of("modality=image", *options.overrides.split())
     run.denoiser.eval()
     batch = run.codec.encode(run.data.train.batch(range(options.batch)))
-    asked = {key: value for key, value in asdict(options).items() if key not in ("out", "record")}
-    content: dict[str, object] = {"machine": machine(), "seed": 0, "options": asked}
+    content: dict[str, object] = {}
     found: list[Comparison] = []
     for name in wanted:
         compared = groups[name](run.denoiser, batch, options)
         report(comparison_table(name, compared))
         content[name] = [asdict(c) for c in compared]
         found += compared
-    for path in filter(None, (str(folder / "guidance.json"), options.record)):
-        write_json(Path(path), content)
+    records.write(options, "guidance.json", content)
     return found
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks import records
 from benchmarks.common import chosen, compose, machine, markdown_table
 from core.cli import with_options
 from core.evaluate import evaluate
@@ -40,7 +41,7 @@ def main(options: Options) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     report = Reporter(folder)
     path = Path(options.record or folder / "models.json")
-    found: dict[str, Any] = json.loads(path.read_text())["models"] if path.exists() else {}
+    found: dict[str, Any] = records.earlier(path, "models")
     for name in chosen(options.names, sorted(models()), "names"):
         report(f"{name}:")
         data = [f"data.{key}={value}" for key, value in options.data.get(name, {}).items()]

@@ -10,7 +10,6 @@ other modalities of an earlier record stay in it.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from benchmarks import records
 from benchmarks.common import chosen, machine
 from benchmarks.drawing import Subject, draw, names, steps_within
 from benchmarks.study import Row, Study, curves, figures, markdown, terminal
@@ -110,10 +110,9 @@ def study(subject: Subject, options: Options, folder: Path, report: Reporter) ->
 
 def _add(path: Path, found: Study, options: Options) -> None:
     """Into the record, in the place of the same modality's."""
-    earlier = json.loads(path.read_text())["modalities"] if path.exists() else {}
-    asked = {key: value for key, value in asdict(options).items() if key not in ("data", "out", "record")}
-    new = {found.name: {"machine": machine(), "options": asked, "study": asdict(found)}}
-    write_json(path, {"machine": machine(), "seed": options.seed, "modalities": earlier | new})
+    new = {found.name: {"machine": machine(), "options": records.asked(options), "study": asdict(found)}}
+    modalities = records.earlier(path, "modalities") | new
+    write_json(path, {"machine": machine(), "seed": options.seed, "modalities": modalities})
 
 
 def of(modality: str) -> Callable[[Mapping[str, Any]], str]:

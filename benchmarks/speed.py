@@ -28,6 +28,7 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
+from benchmarks import records
 from benchmarks.audio_speed import waveform_steps
 from benchmarks.common import (
     Comparison,
@@ -35,7 +36,6 @@ from benchmarks.common import (
     Task,
     chosen,
     count,
-    machine,
     markdown_table,
     race,
     timed,
@@ -52,7 +52,7 @@ from core.guidance import Clipped
 from core.levels import Discrete
 from core.module import Optimisation
 from core.objective import Objective
-from core.runs import Reporter, write_json
+from core.runs import Reporter
 from core.samplers import DDIM, DDPM, Sampler, sample
 from core.times import Trailing, Uniform
 
@@ -117,16 +117,14 @@ def main(options: Options) -> list[Comparison]:
     report = Reporter(folder)
     bench = Bench.of(options, with_peers=not {"networks", "same_network"}.isdisjoint(names))
     report.table("parameters", bench.parameters())
-    asked = {key: value for key, value in asdict(options).items() if key not in ("out", "record")}
-    content: dict[str, Any] = {"machine": machine(), "seed": 0, "options": asked, "parameters": bench.parameters()}
+    content: dict[str, Any] = {"parameters": bench.parameters()}
     found: list[Comparison] = []
     for name in names:
         compared = groups[name](bench, options)
         report(comparison_table(name.replace("_", " "), compared))
         content[name] = [asdict(c) for c in compared]
         found += compared
-        for path in filter(None, (str(folder / "speed.json"), options.record)):
-            write_json(Path(path), content)
+        records.write(options, "speed.json", content)
         _picture(folder / "speed.png", found)
     return found
 

@@ -238,7 +238,7 @@ def test_a_model_whose_data_are_not_here_gives_way_to_another(
     options = replace(_options(trained, tmp_path, evaluations=[1], guidance=[1.0]), checkpoint={})
     (board,) = compare.main(options)
     assert board.checkpoint == str(trained)
-    assert "since other data are not here: its data are gone" in (tmp_path / "log.txt").read_text()
+    assert "in the place of another: its data are gone" in (tmp_path / "log.txt").read_text()
     with pytest.raises(UserError, match="its data are gone"):
         compare.main(replace(options, data={"image": {"path": "mine"}}))
 
