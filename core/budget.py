@@ -11,7 +11,8 @@ from lightning.pytorch.callbacks import Callback
 
 from core.module import DiffusionModule
 
-RESERVE = 0.05  # the share of the minutes that is kept for validation, previews and checkpoints
+RESERVE = 0.05  # the share of what is left that is kept for validation, previews and checkpoints
+PLANS = 10  # in a budget, at least
 
 
 def interval(validate_every: int, steps: int) -> int:
@@ -20,12 +21,15 @@ def interval(validate_every: int, steps: int) -> int:
 
 
 class Budget(Callback):
-    """Turns minutes into a number of steps, once: after the first `skip` steps of the process it times `measure` more.
+    """Turns minutes into a number of steps, and keeps it right while the machine is slower or faster for a time.
 
-    The minutes begin with training; a share `RESERVE` of them is not spent on steps. The number is written into the
-    module (the learning rate's schedule reads it there) and with it into checkpoints, so that a resumed run keeps it.
-    It settles the interval between validations too, about `validate_every` steps, and is a multiple of it. announce:
-    told the number, and the seconds a step takes. The first process decides for all.
+    The first plan is made when `skip` + `measure` steps are over, or a tenth of the minutes; another at each further
+    tenth and at each validation, of the steps' time since the plan before. The minutes begin with training, and a share
+    `RESERVE` of those left is not spent on steps. The number is written into the module (the learning rate's schedule
+    reads it there) and with it into checkpoints: a resumed run keeps the one that it finds. Validations come about
+    every `validate_every` steps, the last one at the end. announce: told the number whenever it has changed by a tenth,
+    and the seconds a step takes. The first process decides for all. It must stand after whatever else validates or
+    saves, whose time is not that of steps.
     """
 
     def __init__(
@@ -38,43 +42,75 @@ class Budget(Callback):
     ) -> None:
         self.seconds, self.validate_every, self.announce = 60 * minutes, validate_every, announce
         self.skip, self.measure = skip, measure
+        self.announced = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, DiffusionModule)
-        self.begun = self.warm = time.monotonic()
-        self.first = self.seen = trainer.global_step
-        if pl_module.total_steps is not None:  # resumed: settled already
-            self._settle(trainer, pl_module.total_steps)
+        self.begun = time.monotonic()
+        self.first = self.seen = self.validated = trainer.global_step
+        self.next = 0  # the step of the next plan; the first one goes by the clock
+        self.plans = pl_module.total_steps is None  # else resumed: settled already
+        self._mark(trainer)
+        if not self.plans:
+            self._settle(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, DiffusionModule)
-        if pl_module.total_steps is not None or trainer.global_step == self.seen:
+        if not self.plans or trainer.global_step == self.seen:
             return
         self.seen = trainer.global_step
-        outputs["loss"].item()  # an accelerator runs behind: wait for it
-        steps, each = trainer.strategy.broadcast(self._decide(trainer.global_step - self.first))
-        if steps is None:
+        if self.next not in (0, self.seen) or trainer.val_check_batch == self.seen * trainer.accumulate_grad_batches:
             return
-        total = self.first + steps
-        total = max(total // (every := interval(self.validate_every, total)) * every, trainer.global_step + 1)
-        pl_module.total_steps = total
-        self._settle(trainer, total)
-        self.announce(total, each)
+        outputs["loss"].item()  # an accelerator runs behind: wait for it
+        if self.seen - self.first == self.skip:
+            self._mark(trainer)
+        else:
+            self._plan(trainer, pl_module)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Before the checkpoint of this validation, which the new number belongs in."""
+        assert isinstance(pl_module, DiffusionModule)
+        self.validated = trainer.global_step
+        total = pl_module.total_steps
+        assert total is not None
+        if self.validated < total and self.plans and self.marked < self.validated:
+            self._plan(trainer, pl_module)
+        self._settle(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._mark(trainer)
+
+    def _mark(self, trainer: pl.Trainer) -> None:
+        self.marked, self.since = trainer.global_step, time.monotonic()
+
+    def _plan(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
+        done = trainer.global_step
+        left, each = trainer.strategy.broadcast(self._decide(done))
+        if left is None:
+            return
+        module.total_steps = total = done + max(left, 1)
+        self.next = done + max(1, int(self.seconds / PLANS / each))
+        self._settle(trainer, module)
+        self._mark(trainer)
+        if abs(total - self.announced) > self.announced / 10:
+            self.announced = total
+            self.announce(total, each)
 
     def _decide(self, done: int) -> tuple[int | None, float]:
-        """The steps that the budget pays for, of which `done` are over, and the seconds of each; None to go on."""
+        """The steps that the rest of the budget pays for, None where it is too early to tell; the seconds of each."""
         now = time.monotonic()
-        if done == self.skip:
-            self.warm = now
-        if done < self.skip + self.measure and now - self.begun < self.seconds / 10:
+        if self.next == 0 and done - self.first < self.skip + self.measure and now - self.begun < self.seconds / PLANS:
             return None, 0.0
-        # where a tenth of the budget is over already, all steps count
-        each = (now - self.warm) / (done - self.skip) if done > self.skip else (now - self.begun) / done
-        left = max(0.0, self.seconds * (1 - RESERVE) - (now - self.begun))
-        return done + int(left / each), each
+        each = (now - self.since) / (done - self.marked)
+        return int(max(0.0, self.seconds - (now - self.begun)) * (1 - RESERVE) / each), each
 
-    def _settle(self, trainer: pl.Trainer, total: int) -> None:
+    def _settle(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
+        """The steps' number and the next validation become the trainer's."""
+        total = module.total_steps
+        assert total is not None
         trainer.fit_loop.epoch_loop.max_steps = total
-        trainer.val_check_batch = interval(self.validate_every, total) * trainer.accumulate_grad_batches
+        at = self.validated + interval(self.validate_every, total - self.validated)
+        # Lightning validates at multiples of this: the first one is the next validation
+        trainer.val_check_batch = max(at, trainer.global_step + 1) * trainer.accumulate_grad_batches
