@@ -344,9 +344,18 @@ def test_the_compiler_is_told_of_graphs(
     assert modes == [mode]
 
 
-def test_graphs_without_the_compiler_are_refused(tmp_path: Path, cache: Path) -> None:
-    with pytest.raises(UserError, match=r"trainer\.cuda_graphs=true: needs trainer\.compile=true"):
-        fit(compose("train", *TINY, *NETWORK, "trainer.cuda_graphs=true", f"out={tmp_path}"))
+@pytest.mark.parametrize(
+    ("switches", "message"),
+    [
+        (("trainer.compile=false",), r"needs trainer\.compile=true"),
+        (("trainer.compile=true", "training.accumulate=2"), r"needs training\.accumulate=1, not 2"),
+    ],
+)
+def test_graphs_are_refused_where_they_would_be_wrong(
+    tmp_path: Path, cache: Path, switches: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(UserError, match=r"trainer\.cuda_graphs=true: " + message):
+        fit(compose("train", *TINY, *NETWORK, "trainer.cuda_graphs=true", *switches, f"out={tmp_path}"))
 
 
 def test_trainer_ddp(tmp_path: Path, cache: Path, no_plots: None) -> None:
