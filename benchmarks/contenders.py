@@ -2,11 +2,12 @@
 
 A peer is there twice. By its own recipe: loss, table of betas, sampler and optimiser of its documentation's example.
 And helped by what makes ours good in a short training: the velocity as output, the cosine table, ten times the learning
-rate with our schedule of it, and guidance. Both have our clipping and average of the weights.
+rate with our schedule of it, and guidance. Both have our clipping and an average of their weights.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +24,7 @@ from core.batch import Batch
 from core.build import build_sampler, guided
 from core.denoiser import Denoiser
 from core.errors import UserError
+from core.module import Optimisation
 from core.samplers import sample
 
 DROP_RATE = 0.1
@@ -76,22 +78,36 @@ class Polydiffusion:
 class DdpmPytorch:
     """denoising-diffusion-pytorch's module of classifier-free guidance.
 
-    Guided as ours is: by the scale of 6 of its example, made for photographs, digits lose all variety.
+    drop_rate, guidance, rescaled: of its documentation's example, and its defaults. plain: guided as ours is, without
+    the projection that its guidance applies otherwise.
     """
 
-    def __init__(self, run: Run, **options: Any) -> None:
+    def __init__(
+        self,
+        run: Run,
+        drop_rate: float = 0.5,
+        guidance: float = 6.0,
+        rescaled: float = 0.7,
+        plain: bool = False,
+        **options: Any,
+    ) -> None:
         from denoising_diffusion_pytorch import classifier_free_guidance as library
 
         library.tqdm = lambda steps, **_: steps  # its progress bar would count against it
         self.shape, num_classes = run.data.facts["shape"], run.data.facts["num_classes"]
+        self.guiding = {"cond_scale": guidance, "rescaled_phi": rescaled}
+
+        class Unet(library.Unet):
+            def forward_with_cond_scale(self, *arguments: Any, **keywords: Any) -> Any:
+                return super().forward_with_cond_scale(*arguments, remove_parallel_component=not plain, **keywords)
 
         def build(dim: int, middle: int, last: int) -> nn.Module:
-            return library.Unet(
-                dim=dim, num_classes=num_classes, cond_drop_prob=DROP_RATE, dim_mults=(1, middle, last), channels=1
+            return Unet(
+                dim=dim, num_classes=num_classes, cond_drop_prob=drop_rate, dim_mults=(1, middle, last), channels=1
             )
 
         sizes = [(dim, middle, last) for dim in range(10, 25, 2) for middle in (2, 3) for last in (3, 4, 5)]
-        unet = nearest(count(run.denoiser), build, sizes)
+        unet = nearest(count(run.denoiser), build, sizes).to(memory_format=torch.channels_last)  # faster so
         self.model: nn.Module = library.GaussianDiffusion(unet, image_size=self.shape[-1], timesteps=STEPS, **options)
 
     def loss(self, batch: Batch, step: int) -> Tensor:
@@ -100,7 +116,7 @@ class DdpmPytorch:
     def sample(self, model: nn.Module, template: Batch, places: Tensor, steps: int) -> Tensor:
         labels = template.cond["label"]
         model.sampling_timesteps = steps
-        return model.ddim_sample(labels, (len(labels), *self.shape), cond_scale=GUIDANCE) * 2 - 1
+        return model.ddim_sample(labels, (len(labels), *self.shape), **self.guiding) * 2 - 1
 
 
 class Diffusers:
@@ -146,24 +162,45 @@ class Diffusers:
 
 
 @dataclass(frozen=True)
+class CosineAfterWarmup(Optimisation):
+    """diffusers' `get_cosine_schedule_with_warmup`: nothing falls before the warm-up is over."""
+
+    def factor(self, step: int, total: int | None) -> float:
+        if step < self.warmup or total is None:
+            return min(1.0, (step + 1) / max(self.warmup, 1))
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - self.warmup) / max(total - self.warmup, 1))))
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """package: which it needs. optimisation: what of it is not as in our run."""
+    """package: which it needs. settings: what of the optimisation is not as in our run. optimisation: its schedule."""
 
     package: str
     build: Callable[[Run], Contender]
-    optimisation: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    optimisation: type[Optimisation] = Optimisation
 
 
 HELP = {"lr": 1e-3, "warmup": 20}  # their steps are fewer than ours, and larger ones diverge
 FLAT = {"lr": 1e-4, "warmup": 0, "flat": 1.0, "weight_decay": 0.0, "ema_decay": 0.995}
-COSINE = {"lr": 1e-4, "betas": (0.9, 0.999), "warmup": 500, "flat": 0.0, "final": 0.0}
+COSINE = {"lr": 1e-4, "betas": (0.9, 0.999), "warmup": 500}
 RECIPES: dict[str, Recipe] = {
     "polydiffusion": Recipe("core", Polydiffusion),
     "denoising-diffusion-pytorch": Recipe("denoising_diffusion_pytorch", DdpmPytorch, FLAT),
     "denoising-diffusion-pytorch-helped": Recipe(
-        "denoising_diffusion_pytorch", partial(DdpmPytorch, objective="pred_v", ddim_sampling_eta=0.0), HELP
+        "denoising_diffusion_pytorch",
+        partial(
+            DdpmPytorch,
+            drop_rate=DROP_RATE,
+            guidance=GUIDANCE,
+            rescaled=0.0,
+            plain=True,
+            objective="pred_v",
+            ddim_sampling_eta=0.0,
+        ),
+        HELP,
     ),
-    "diffusers": Recipe("diffusers", Diffusers, COSINE),
+    "diffusers": Recipe("diffusers", Diffusers, COSINE, CosineAfterWarmup),
     "diffusers-helped": Recipe(
         "diffusers",
         partial(

@@ -72,8 +72,8 @@ def compare(names: Sequence[str], enter: Callable[[str], Entry], run: Run, budge
         if not path.exists():
             samples, effort = _contest(name, enter, run, template, budget, report)
             modality.grid(samples[:100], folder / f"{name}.png")
-            write_json(path, effort | modality.metrics(samples, reference, training))
-        figures[name] = json.loads(path.read_text())
+            write_json(path, {"machine": machine(), "figures": effort | modality.metrics(samples, reference, training)})
+        figures[name] = json.loads(path.read_text())["figures"]
     figures["real"] = modality.metrics(held_out[budget.n :], reference, training)
     report.figures(f"after {budget.seconds:g} CPU seconds each", figures)
     write_json(folder / "quality.json", {"machine": machine(), "options": asdict(budget), **figures})

@@ -17,10 +17,9 @@ from typing import Any
 
 from benchmarks.common import Run, chosen, machine, markdown_table
 from benchmarks.contenders import RECIPES, recipe
-from benchmarks.contest import Budget, Entry, Figures, compare
+from benchmarks.contest import Budget, Entry, compare
 from core.cli import with_options
 from core.errors import UserError
-from core.module import Optimisation
 from core.runs import write_json
 
 OURS, REAL = "polydiffusion", "real"
@@ -49,28 +48,35 @@ class Options:
     record: str = ""  # a file for the results too
 
 
-def main(options: Options) -> dict[str, dict[str, Figures]]:
+def main(options: Options) -> dict[str, dict[str, dict[str, Any]]]:
     """Trains and measures the contenders at each budget, see `compare`; by CPU seconds, then by name."""
     names = chosen(options.contenders, list(RECIPES), "contenders")
     run = Run.of("modality=image", *options.overrides.split())
 
     def enter(name: str) -> Entry:
         one = recipe(name)
-        settings: dict[str, Any] = {**run.config.optimisation, **one.optimisation}
+        settings: dict[str, Any] = {**run.config.optimisation, **one.settings}
         fresh = Run.on(run.config.copy(), run.data)  # a network that no budget before has trained
-        return Entry(one.build(fresh), fresh.codec, Optimisation(**settings))
+        return Entry(one.build(fresh), fresh.codec, one.optimisation(**settings))
 
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for seconds in options.seconds:
         settings = {key: value for key, value in asdict(options).items() if key not in ("seconds", "out", "record")}
         budget = Budget(**settings, seconds=seconds, out=f"{options.out}/{seconds:g}")
-        found[f"{seconds:g}"] = compare(names, enter, run, budget)
+        figures = compare(names, enter, run, budget)
+        found[f"{seconds:g}"] = {name: {"machine": _machine(budget, name), **row} for name, row in figures.items()}
         picture(Path(budget.out), names)
     shared = {key: value for key, value in asdict(options).items() if key in SHARED}
-    content = {"machine": machine(), "seed": int(run.config.seed), "options": shared}
+    content = {"seed": int(run.config.seed), "options": shared}
     for path in map(Path, filter(None, (f"{options.out}/equal_time.json", options.record))):
         write_json(path, {**content, "seconds": _beside(path, found, shared)})
     return found
+
+
+def _machine(budget: Budget, name: str) -> dict[str, Any]:
+    """What a contender was trained by, perhaps in an earlier process; of real data, by what it is measured."""
+    path = Path(budget.out) / f"{name}.json"
+    return dict(json.loads(path.read_text())["machine"]) if path.exists() else machine()
 
 
 def picture(folder: Path, names: Sequence[str]) -> None:
@@ -90,12 +96,12 @@ def _worded(name: str) -> str:
     return name.replace("-helped", ", helped")
 
 
-def _beside(path: Path, found: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, dict[str, Figures]]:
+def _beside(path: Path, found: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
     """What was found with what a record has already, in the contenders' order; UserError if it is of other options."""
     earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"options": options, "seconds": {}}
     if earlier["options"] != options:
         raise UserError(f"{path} is of other options: {earlier['options']}; choose another file or remove it")
-    merged: dict[str, dict[str, Figures]] = {}
+    merged: dict[str, dict[str, dict[str, Any]]] = {}
     for seconds in sorted({*earlier["seconds"], *found}, key=float):
         rows = {**earlier["seconds"].get(seconds, {}), **found.get(seconds, {})}
         merged[seconds] = {name: rows[name] for name in (*RECIPES, REAL) if name in rows}

@@ -142,7 +142,7 @@ def build_module(config: DictConfig, model: Model, data: Data) -> DiffusionModul
     graphs = config.trainer.get("cuda_graphs", False)  # runs of earlier versions do not say
     if graphs and not config.trainer.compile:
         raise UserError("trainer.cuda_graphs=true: needs trainer.compile=true, whose kernels the graph is of")
-    if graphs and training.accumulate > 1:  # a replay writes over the gradients of the one before (PyTorch issue 169545)
+    if graphs and training.accumulate > 1:  # a replay writes over gradients that are kept (PyTorch issue 169545)
         raise UserError(f"trainer.cuda_graphs=true: needs training.accumulate=1, not {training.accumulate}")
     if config.trainer.compile:
         model.denoiser.network.compile(mode="reduce-overhead" if graphs else None)
