@@ -2,8 +2,8 @@
 
 The GAN is that of Metz et al. 2017 (Unrolled GAN, appendix A) without unrolling, as VEEGAN and PacGAN compare with: a
 generator of 2 hidden layers of 128 ReLU, a discriminator, orthogonal weights of gain .8, Adam at a constant rate. What
-differs: its discriminator has 2 such layers too (Metz et al. 1, PacGAN 3); its latent is of 2 numbers and its batches
-of 100, as in PacGAN's code (Metz et al. 256 and 512): on a CPU these are steps that it gains.
+differs: its discriminator has 2 such layers too (Metz et al. 1, PacGAN 3); its latent is of 2 numbers, as in PacGAN's
+code. Batches are of 256 on both sides (Metz et al. 256 and 512; PacGAN's code 100).
 
 Both work on data of standard deviation 1. Both may be shown waves of x, sines and cosines, which a perceptron needs to
 bend fast: the denoiser, and the discriminator.
@@ -35,7 +35,7 @@ from core.schedules import Cosine
 from core.times import LogSNR
 from core.weighting import NetworkLoss
 
-BATCH, OUR_BATCH, WIDTH, LATENT = 100, 256, 128, 2
+BATCH, WIDTH, LATENT = 256, 128, 2
 STEPS = 20  # of Heun's method
 EMA = 0.999
 
@@ -147,11 +147,11 @@ class Told(nn.Module):
 def train_diffusion(modes: Modes, setting: Setting, seconds: float, seed: int) -> Trained:
     """The objective of Karras et al. 2022, on a variance-preserving path."""
     denoiser = Denoiser(Told(setting.waves), Cosine(-9.0, 10.0), Karras(1.0), weighting=NetworkLoss())
-    levels, update, strata = LogNormal(), Update(denoiser, setting.optimisation), torch.arange(OUR_BATCH)
+    levels, update, strata = LogNormal(), Update(denoiser, setting.optimisation), torch.arange(BATCH)
 
     def step() -> None:
-        u = (strata + torch.rand(OUR_BATCH).clamp(1e-3, 1 - 1e-3)) / OUR_BATCH
-        x_0 = modes.draw(OUR_BATCH) / modes.scale
+        u = (strata + torch.rand(BATCH).clamp(1e-3, 1 - 1e-3)) / BATCH
+        x_0 = modes.draw(BATCH) / modes.scale
         t = levels(u, denoiser.schedule)
         update(denoiser.loss(Batch.full(x_0), t, torch.randn_like(x_0)).mean())
 

@@ -1,4 +1,4 @@
-"""python -m benchmarks.mode_coverage [seconds=6] [seeds=5] [workers=2]: does diffusion find modes that a GAN misses?
+"""python -m benchmarks.mode_coverage [seconds=30] [seeds=5] [workers=2]: does diffusion find modes that a GAN misses?
 
 On the two sets of the literature, the grid of 25 Gaussians and the ring of 8, at equal CPU time of training on one
 thread, by that literature's figures (Srivastava et al. 2017, VEEGAN; Lin et al. 2018, PacGAN, whose published code's
@@ -16,7 +16,7 @@ import statistics
 import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,11 +24,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.common import machine, markdown_table
+from benchmarks import records
+from benchmarks.common import markdown_table
 from benchmarks.mode_contenders import BATCH, CONTENDERS, SETS, SETTINGS, Modes
 from core.cli import with_options
 from core.progress import counting
-from core.runs import Reporter, write_json
+from core.runs import Reporter
 
 GOOD = 3.0  # standard deviations from a mode's centre within which a sample is good
 FAIR = 0.2  # of a mode's fair share: what the stricter count of modes asks for
@@ -38,11 +39,12 @@ FIGURES = {"modes": 1, "fair_modes": 1, "good": 3, "overlap": 3, "reverse_kl": 3
 
 @dataclass
 class Options:
-    seconds: float = 6.0  # CPU time of each training
+    seconds: float = 30.0  # CPU time of each training
     seeds: int = 5
     n: int = 2500  # samples that are looked at
     workers: int = 2  # trainings at a time, each a process of one thread
     out: str = "benchmarks/out/mode_coverage"
+    record: str = ""  # a file for the results too
 
 
 def coverage(x: Float[Tensor, "n 2"], modes: Modes) -> dict[str, float]:
@@ -123,9 +125,8 @@ def main(options: Options) -> dict[str, Any]:
             "effort": {key: statistics.fmean(ran[job].effort[key] for job in mine) for key in ran[mine[0]].effort},
             "runs": [ran[job].figures[network] for job in mine],
         }
-    about = {**machine(), "tuning seed": TUNING}
-    content = {"machine": about, "options": asdict(options), "batch": BATCH, "sets": found}
-    write_json(folder / "mode_coverage.json", content)
+    content = {"batch": BATCH, "sets": found}
+    records.write(options, "mode_coverage.json", content, TUNING)
     report(markdown(content))
     first = {(job.data, job.contender): ran[job].samples[chosen[job[:2]][1]] for job in runs if job.seed == 1}
     picture(folder / "mode_coverage.png", first, options.n)

@@ -83,7 +83,7 @@ def test_a_short_training_runs_through(tmp_path: Path, monkeypatch: pytest.Monke
     for contender, settings in SETTINGS.items():
         monkeypatch.setitem(SETTINGS, contender, dict(list(settings.items())[:1]))
     found = main(Options(seconds=0.1, seeds=2, n=50, workers=0, out=str(tmp_path)))
-    assert json.loads((tmp_path / "mode_coverage.json").read_text()) == found
+    assert found.items() <= json.loads((tmp_path / "mode_coverage.json").read_text()).items()
     assert (tmp_path / "mode_coverage.png").stat().st_size > 0
     for rows in found["sets"].values():
         assert list(rows) == ["real", *CONTENDERS]
