@@ -39,17 +39,18 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 HALVES = (
-    "method=replace method.resamplings=1",
-    "method=replace method.resamplings=5",
-    "method=replace method.resamplings=10 steps=25",
-    "method=replace method.resamplings=5 sampler=ddpm",
+    "method=replace method.resamplings=1 sampler=ddim steps=50",
+    "method=replace method.resamplings=5 sampler=ddim steps=50",
+    "method=replace method.resamplings=10 sampler=ddim steps=25",
+    "method=replace method.resamplings=10 sampler=unipc steps=20",
+    "method=replace method.resamplings=5 sampler=ddpm steps=50",
     "method=replace method.resamplings=5 sampler=dpmpp steps=20",
     "method=replace method.resamplings=5 sampler=unipc steps=20",
-    "method=pigdm",
-    "method=pigdm sampler=ddpm",
+    "method=pigdm sampler=ddim steps=50",
+    "method=pigdm sampler=ddpm steps=50",
     "method=pigdm sampler=dpmpp steps=20",
     "method=pigdm sampler=unipc steps=20",
-    "method=dps",
+    "method=dps sampler=ddpm steps=50",
 )
 MEASURED = (
     "measurement=downsample method=pigdm",

@@ -76,7 +76,7 @@ def main(options: Options) -> dict[str, object]:
         if not is_done(run, options.steps) and start(run, arguments).wait() != 0:
             raise UserError(f"{run} did not come to its end: see {run}.log")
     equal = same_weights(killed, straight)
-    found = {"machine": machine(), **vars(options), **vars(lives), "steps lost at most": options.every, "equal": equal}
+    found = {"machine": machine(), **vars(options), **vars(lives), "equal": equal}
     write_json(folder / "kills.json", found)
     report(f"{lives.kills} kills, {lives.broken} broken checkpoints, weights bit for bit those of no kill: {equal}")
     if lives.broken or not equal:

@@ -71,7 +71,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "valid_and_connected": ("valid and in one piece", "{:.1%}"),
     "uniqueness": ("different", "{:.1%}"),
     "novelty": ("not in the training data", "{:.1%}"),
-    "posebusters": ("pass all of PoseBusters' checks", "{:.1%}"),
+    "posebusters": ("pass PoseBusters' checks, but for its energy ratio", "{:.1%}"),
     "posebusters_geometry": ("its geometric ones, of whole molecules", "{:.1%}"),
     "strain_energy_kcal_mol": ("strain, median, kcal/mol", "{:.1f}"),
     "bond_length_distance_angstrom": ("bond lengths, distance in angstrom", "{:.4f}"),

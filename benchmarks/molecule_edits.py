@@ -13,11 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig
 from rich.table import Table
 
-import core
-from benchmarks.common import chosen
+from benchmarks.common import chosen, compose
 from core.batch import Batch, concatenate
 from core.build import part
 from core.cli import with_options
@@ -25,6 +24,7 @@ from core.data import Source
 from core.model import Model
 from core.progress import counting
 from core.runs import Reporter, write_json
+from core.sample import open_model
 from modalities.molecules.codec import Atoms
 from modalities.molecules.molecule import Molecule, molecules
 
@@ -35,10 +35,11 @@ TRIES = 200
 
 @dataclass
 class Options:
-    checkpoint: str = ""  # the shipped model unless given
+    checkpoint: str = "molecules"  # the shipped model
     methods: str = "none,replace,resample,pigdm,search,told"
     n: int = 100
     steps: int = 50
+    overrides: str = ""  # of sampling, separated by blanks, such as sampler=unipc times=log_snr_for_molecules
     micro_batch: int = 50
     seed: int = 0
     threads: int = 1
@@ -67,13 +68,14 @@ def main(options: Options) -> dict[str, dict[str, float]]:
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
     report = Reporter(folder)
-    model = core.load(options.checkpoint or "molecules", device="cpu")
+    asked = compose(f"checkpoint={options.checkpoint}", *options.overrides.split(), "device=cpu", command="sample")
+    model, drawing = open_model(asked)
     known = scaffolds(model, part(model.config, "data").test, options.n, options.seed)
     assert isinstance(model.codec, Atoms)
     every = methods(model.codec)
     found: dict[str, dict[str, float]] = {}
     for name in chosen(options.methods, list(every), "methods"):
-        edited, nfe = _completed(model, known, every[name], options, report)
+        edited, nfe = _completed(model, known, drawing, every[name], options, report)
         found[name] = _figures(edited, model) | {"nfe": nfe}
         model.modality.show_edit(known, edited, folder / name)
         report(f"{name}: {found[name]}")
@@ -86,11 +88,10 @@ def main(options: Options) -> dict[str, dict[str, float]]:
 
 
 def _completed(
-    model: Model, known: Batch, method: dict[str, object], options: Options, report: Reporter
+    model: Model, known: Batch, drawing: DictConfig, method: dict[str, object], options: Options, report: Reporter
 ) -> tuple[Batch, float]:
     """Completions, and evaluations of each; unconditional samples of the same sizes without a method."""
-    config, template, parts = model.config.copy(), model.codec.known(known), []
-    OmegaConf.set_struct(config, False)
+    config, template, parts = drawing.copy(), model.codec.known(known), []
     config.steps, config.method = options.steps, method or None
     if not method:
         template = Batch(template.x, template.mask)

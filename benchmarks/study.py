@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,10 +64,11 @@ class Study:
     lower_is_better: Sequence[str]
 
     def is_near(self, row: Row, figure: str) -> bool:
-        """Within two bootstrap errors of the reference's figure, the errors of the reference, or better."""
+        """Within two bootstrap errors (of the difference) of the reference's figure, or better."""
         reference = self.rows[0]
         worse = row.values[figure] - reference.values[figure]
-        return (worse if figure in self.lower_is_better else -worse) <= 2 * reference.errors[figure]
+        error = math.hypot(row.errors[figure], reference.errors[figure])
+        return (worse if figure in self.lower_is_better else -worse) <= 2 * error
 
     @property
     def verdict(self) -> str:

@@ -268,12 +268,12 @@ def row(sampler: str, evaluations: int, distance: float, accuracy: float, times:
 
 @pytest.fixture
 def found() -> Study:
-    """The reference has a distance of 3 and an accuracy of 8, with errors of .5: near is below 4 and above 7."""
+    """The reference has a distance of 3 and an accuracy of 8, with errors of .5: near is below 4.41 and above 6.59."""
     rows = [
         row("ddpm", 1000, 3.0, 8.0, only_here=1.0),
-        row("ddim", 5, 4.1, 9.0),
-        row("ddim", 20, 4.0, 7.0),
-        row("heun", 20, 0.5, 6.9),
+        row("ddim", 5, 4.5, 9.0),
+        row("ddim", 20, 4.4, 6.6),
+        row("heun", 20, 0.5, 6.5),
         row("heun", 20, 0.5, 20.0, times="karras"),
     ]
     real = {"frechet_distance": 1.0, "label_accuracy": 9.9}
@@ -294,12 +294,12 @@ def test_the_verdict_names_what_is_near_in_every_figure(found: Study) -> None:
 def test_tables_have_every_row_and_mark_what_is_near(found: Study) -> None:
     text = study.markdown(found)
     assert "| sampler | 5 | 20 | 1,000 |" in text
-    assert "| ddim | 4.1 ± 0.5 | **4 ± 0.5** |  |" in text
+    assert "| ddim | 4.5 ± 0.5 | **4.4 ± 0.5** |  |" in text
     assert "| heun, karras |  | **20 ± 0.5** |  |" in text
     assert "frechet distance (lower is better; real data 1 ± 0.1)" in text
     assert "label accuracy (higher is better; real data 9.9 ± 0.1)" in text
     assert "only here" not in text
-    assert "| heun |  | 6.9 ± 0.5 |  |" in text
+    assert "| heun |  | 6.5 ± 0.5 |  |" in text
     console = Console(width=200, file=io.StringIO())
     console.print(study.terminal(found))
     for line in ("ddim", "heun, karras", "real data"):
