@@ -65,14 +65,16 @@ def _run(modality: str, overrides: list[str], folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / FOUND).read_text()))
 
 
-def of(modality: str) -> Callable[[Mapping[str, Any]], str]:
-    """The table of a modality from the record: its samples beside other real data."""
+def of(modality: str, *keys: str) -> Callable[[Mapping[str, Any]], str]:
+    """The table of a modality from the record: its samples beside other real data; of all its figures unless some are
+    named.
+    """
 
     def markdown(record: Mapping[str, Any]) -> str:
         run = record["runs"][modality]
         seconds = round(run["seconds"])
         head = f"after {run['steps']:,} steps, {seconds // 60}:{seconds % 60:02} minutes in all"
-        return beside_real(run["evaluation"], head)
+        return beside_real(run["evaluation"], head, *keys)
 
     return markdown
 
