@@ -45,7 +45,7 @@ class Options:
     steps: list[int] = field(default_factory=lambda: [5, 10, 20, 50, 100])  # network evaluations
     references: str = "ddpm,ddim"  # the first is the one to compare with
     reference_steps: int = 1000
-    n: dict[str, int] = field(default_factory=lambda: {"image": 80, "audio": 22, "molecules": 110})
+    n: dict[str, int] = field(default_factory=lambda: {"image": 80, "audio": 60, "molecules": 110})
     resamples: int = 200
     micro_batch: int = 50
     seed: int = 0
