@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -17,6 +18,12 @@ from core.denoiser import Denoiser
 
 # The tests' tensors are tiny; and sums over several threads differ in the last bit, where runs are to be equal.
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: several processes that take files in turn then come to their ends together."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])  # stable: within a file, and among the others, as they were
 
 
 @pytest.fixture(autouse=True)
