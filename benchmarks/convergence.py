@@ -22,6 +22,7 @@ from torch import Tensor
 from benchmarks import records
 from benchmarks.common import markdown_table
 from benchmarks.exact import Mixture
+from benchmarks.study import MARKERS
 from core.batch import Batch
 from core.cli import with_options
 from core.errors import UserError
@@ -43,7 +44,6 @@ SAMPLERS: dict[str, Sampler] = {
     "Adams-Bashforth 4": AdamsBashforth(4),
     "PNDM": AdamsBashforth(4, equal_steps=True),
 }
-MARKERS = "os^v<>DPX"
 CENTRES, WEIGHTS, STD = [[-1.0, -1.0], [1.0, 1.0], [0.6, -1.2]], [0.4, 0.4, 0.2], 0.5
 FINE = 8  # steps of the exact path, each four evaluations, to one of the finest
 SEED, FEW = 0, 20

@@ -42,11 +42,10 @@ def main(options: Options) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     report = Reporter(folder)
     path = Path(options.record or folder / "default_runs.json")
-    runs: dict[str, Any] = records.earlier(path, "runs")
+    runs: dict[str, Any] = {}
     for modality in chosen(options.modality, names("modality"), "modality"):
         report(f"{modality}:")
-        runs[modality] = _run(modality, options.overrides.split(), folder / modality)
-        write_json(path, {"machine": machine(), "seed": 0, "runs": runs})
+        runs = records.add(path, "runs", modality, _run(modality, options.overrides.split(), folder / modality))
     return runs
 
 

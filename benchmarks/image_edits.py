@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.common import chosen, compose, machine
+from benchmarks.common import chosen, compose, machine, markdown_table
 from core import edits
 from core.batch import Batch, concatenate
 from core.build import build_operator, part
@@ -122,11 +122,11 @@ def main(options: Options) -> dict[str, dict[str, Figures]]:
 def markdown(table: dict[str, Figures]) -> str:
     """A line for each row."""
     columns = list(dict.fromkeys(figure for figures in table.values() for figure in figures))
-    lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for row, figures in table.items():
-        cells = (f"{figures[column]:.3g}" if column in figures else "" for column in columns)
-        lines.append(f"| {row} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    rows = (
+        [row, *(f"{figures[column]:.3g}" if column in figures else "" for column in columns)]
+        for row, figures in table.items()
+    )
+    return markdown_table(["", *columns], rows)
 
 
 def held_out(options: Options) -> Truth:

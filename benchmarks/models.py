@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import records
-from benchmarks.common import chosen, compose, machine, markdown_table
+from benchmarks.common import chosen, compose, markdown_table
 from core.cli import with_options
 from core.evaluate import evaluate
 from core.evaluation import FIGURES
-from core.runs import Reporter, write_json
+from core.runs import Reporter
 from core.shipped import models
 
 MODELS = ("mnist", "fsdd", "tones", "qm9")
@@ -41,7 +41,7 @@ def main(options: Options) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     report = Reporter(folder)
     path = Path(options.record or folder / "models.json")
-    found: dict[str, Any] = records.earlier(path, "models")
+    found: dict[str, Any] = {}
     for name in chosen(options.names, sorted(models()), "names"):
         report(f"{name}:")
         data = [f"data.{key}={value}" for key, value in options.data.get(name, {}).items()]
@@ -49,8 +49,7 @@ def main(options: Options) -> dict[str, Any]:
         begun = time.process_time()
         evaluate(compose(*common, *data, *options.more.get(name, "").split(), command="evaluate"))
         figures = json.loads((folder / name / FIGURES).read_text())
-        found[name] = {"machine": machine(), "seconds": time.process_time() - begun, "evaluation": figures}
-        write_json(path, {"machine": machine(), "seed": 0, "models": found})
+        found = records.add(path, "models", name, {"seconds": time.process_time() - begun, "evaluation": figures})
     return found
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import count
+from benchmarks.common import count, markdown_table
 from core.cli import with_options
 from core.errors import UserError
 from core.layers.embedding import LogSnrFeatures
@@ -184,24 +184,19 @@ def speed(step: Step, batch: int, n: int, network: float, device: Device, utilis
 def markdown(sizes: dict[str, Figures], throughput: dict[str, dict[str, Figures]]) -> tuple[str, str]:
     """The tables of docs/scale.md; in the second, samples a second, and how much of a step is sending if in turn."""
     names = next(iter(sizes.values()))
-    rows = [["", *sizes], *([what, *(_short(figures[what]) for figures in sizes.values())] for what in names)]
-    speeds = [["ddp", *PLACES]]
+    rows = [[what, *(_short(figures[what]) for figures in sizes.values())] for what in names]
+    speeds = []
     for name, places in throughput.items():
         cells = (
             f"{_short(f['ddp: samples/s, at once'])} ({f['ddp: sending, % of both']:.0f}%)" for f in places.values()
         )
         speeds.append([name, *cells])
-    return _table(rows), _table(speeds)
+    return markdown_table(["", *sizes], rows), markdown_table(["ddp", *PLACES], speeds)
 
 
 def _short(value: float) -> str:
     """Three digits that count."""
     return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _table(rows: list[list[str]]) -> str:
-    first, *others = ("| " + " | ".join(row) + " |" for row in rows)
-    return "\n".join([first, "|" + "---|" * len(rows[0]), *others])
 
 
 if __name__ == "__main__":

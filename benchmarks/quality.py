@@ -79,7 +79,8 @@ def main(options: Options) -> list[Study]:
         content = {"machine": machine(), "options": asdict(options), "modalities": [asdict(s) for s in studies]}
         write_json(folder / "quality.json", content)
         if options.record:
-            _add(Path(options.record), studies[-1], options)
+            found = {"options": records.asked(options), "study": asdict(studies[-1])}
+            records.add(Path(options.record), "modalities", name, found, options.seed)
         (folder / "table.md").write_text("\n".join(map(markdown, studies)))
     report(f"all of it in {folder}")
     return studies
@@ -106,13 +107,6 @@ def study(subject: Subject, options: Options, folder: Path, report: Reporter) ->
             report(rows[-1].text)
     lower = [name for name, one in modality.headlines(subject.floor, subject.reference).items() if one.lower_is_better]
     return Study(subject.name, subject.data.describe(), subject.run, n, rows, *measured(subject.floor), lower)
-
-
-def _add(path: Path, found: Study, options: Options) -> None:
-    """Into the record, in the place of the same modality's."""
-    new = {found.name: {"machine": machine(), "options": records.asked(options), "study": asdict(found)}}
-    modalities = records.earlier(path, "modalities") | new
-    write_json(path, {"machine": machine(), "seed": options.seed, "modalities": modalities})
 
 
 def of(modality: str) -> Callable[[Mapping[str, Any]], str]:

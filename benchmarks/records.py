@@ -25,6 +25,13 @@ def write(options: Any, name: str, content: dict[str, Any], seed: int = 0) -> No
         write_json(Path(path), whole)
 
 
+def add(path: Path, key: str, name: str, part: dict[str, Any], seed: int = 0) -> dict[str, Any]:
+    """Writes a part of a record of several, each with what it was measured by, in an earlier one's place; returns all."""
+    parts = earlier(path, key) | {name: {"machine": machine(), **part}}
+    write_json(path, {"machine": machine(), "seed": seed, key: parts})
+    return parts
+
+
 def earlier(path: Path, key: str) -> dict[str, Any]:
     """What a record holds already under `key`, by name: what is measured anew takes its place there."""
     return dict(json.loads(path.read_text(encoding="utf-8"))[key]) if path.exists() else {}
