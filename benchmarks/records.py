@@ -26,7 +26,9 @@ def write(options: Any, name: str, content: dict[str, Any], seed: int = 0) -> No
 
 
 def add(path: Path, key: str, name: str, part: dict[str, Any], seed: int = 0) -> dict[str, Any]:
-    """Writes a part of a record of several, each with what it was measured by, in an earlier one's place; returns all."""
+    """Writes a part of a record of several, each with what it was measured by, in the place of an earlier one; returns
+    them all.
+    """
     parts = earlier(path, key) | {name: {"machine": machine(), **part}}
     write_json(path, {"machine": machine(), "seed": seed, key: parts})
     return parts
