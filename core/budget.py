@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 
 from core.module import DiffusionModule
 
-RESERVE = 0.05  # the share of what is left that is kept for validation, previews and checkpoints
+RESERVE = 0.05  # the share of the minutes that is kept for validation, previews and checkpoints until one was timed
 PLANS = 10  # in a budget, at least
 
 
@@ -24,12 +24,12 @@ class Budget(Callback):
     """Turns minutes into a number of steps, and keeps it right while the machine is slower or faster for a time.
 
     The first plan is made when `skip` + `measure` steps are over, or a tenth of the minutes; another at each further
-    tenth and at each validation, of the steps' time since the plan before. The minutes begin with training, and a share
-    `RESERVE` of those left is not spent on steps. The number is written into the module (the learning rate's schedule
-    reads it there) and with it into checkpoints: a resumed run keeps the one that it finds. Validations come about
-    every `validate_every` steps, the last one at the end. announce: told the number whenever it has changed by a tenth,
-    and the seconds a step takes. The first process decides for all. It must stand after whatever else validates or
-    saves, whose time is not that of steps.
+    tenth and at each validation, of the steps' time since the plan before. The minutes begin with training, and what
+    validations will take, by the last one's time, is not spent on steps. The number is written into the module (the
+    learning rate's schedule reads it there) and with it into checkpoints: a resumed run keeps the one that it finds.
+    Validations come about every `validate_every` steps, the last one at the end. announce: told how many steps the
+    minutes are, whenever that has changed by a tenth, and the seconds of each. The first process decides for all. It
+    must stand after whatever else validates or saves, whose time is not that of steps.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class Budget(Callback):
         self.seconds, self.validate_every, self.announce = 60 * minutes, validate_every, announce
         self.skip, self.measure = skip, measure
         self.announced = 0
+        self.validating: float | None = None  # seconds of the last validation, with its preview and checkpoint
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, DiffusionModule)
@@ -64,7 +65,7 @@ class Budget(Callback):
         if self.next not in (0, self.seen) or trainer.val_check_batch == self.seen * trainer.accumulate_grad_batches:
             return
         outputs["loss"].item()  # an accelerator runs behind: wait for it
-        if self.seen - self.first == self.skip:
+        if self.next == 0 and self.seen - self.first == self.skip:
             self._mark(trainer)
         else:
             self._plan(trainer, pl_module)
@@ -72,7 +73,7 @@ class Budget(Callback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Before the checkpoint of this validation, which the new number belongs in."""
         assert isinstance(pl_module, DiffusionModule)
-        self.validated = trainer.global_step
+        self.validated, self.paused = trainer.global_step, time.monotonic()
         total = pl_module.total_steps
         assert total is not None
         if self.validated < total and self.plans and self.marked < self.validated:
@@ -81,6 +82,7 @@ class Budget(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._mark(trainer)
+        self.validating = self.since - self.paused
 
     def _mark(self, trainer: pl.Trainer) -> None:
         self.marked, self.since = trainer.global_step, time.monotonic()
@@ -94,17 +96,19 @@ class Budget(Callback):
         self.next = done + max(1, int(self.seconds / PLANS / each))
         self._settle(trainer, module)
         self._mark(trainer)
-        if abs(total - self.announced) > self.announced / 10:
-            self.announced = total
-            self.announce(total, each)
+        if abs(total - self.first - self.announced) > self.announced / 10:
+            self.announced = total - self.first
+            self.announce(self.announced, each)
 
     def _decide(self, done: int) -> tuple[int | None, float]:
         """The steps that the rest of the budget pays for, None where it is too early to tell; the seconds of each."""
         now = time.monotonic()
         if self.next == 0 and done - self.first < self.skip + self.measure and now - self.begun < self.seconds / PLANS:
             return None, 0.0
-        each = (now - self.since) / (done - self.marked)
-        return int(max(0.0, self.seconds - (now - self.begun)) * (1 - RESERVE) / each), each
+        each, left = (now - self.since) / (done - self.marked), self.seconds - (now - self.begun)
+        if self.validating is None:
+            return int(max(0.0, left - RESERVE * self.seconds) / each), each
+        return int(max(0.0, left - self.validating) / (each + self.validating / self.validate_every)), each
 
     def _settle(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
         """The steps' number and the next validation become the trainer's."""

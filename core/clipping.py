@@ -16,8 +16,8 @@ class RecentClipping(pl.Callback):
     """The gradient's norm is held to 1.5 times the mean plus twice the standard deviation of the last `recent` norms.
 
     A norm that was held counts as what it was held to. Nothing is clipped until there are `recent` norms. They are part
-    of every checkpoint, so a resumed run clips as the one that was not interrupted. A norm that is not finite, as some
-    are in float16, whose scaler passes such steps over, clips nothing and does not count.
+    of every checkpoint, so a resumed run clips as the one that was not interrupted. A step that is passed over, its
+    gradients taken away or its norm not finite, does not count.
     """
 
     def __init__(self, recent: int) -> None:
@@ -36,7 +36,9 @@ class RecentClipping(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         parameters, bound = list(pl_module.parameters()), self.bound
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if not (gradients := [p.grad for p in parameters if p.grad is not None]):
+            return
+        norm = torch.nn.utils.get_total_norm(gradients)
         size = float(whole(norm))
         if not math.isfinite(size):
             return

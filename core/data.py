@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from core import random
 from core.batch import Batch
+from core.errors import UserError
 
 PROBED = 64  # samples of a split that tell how large all are
 
@@ -120,7 +121,7 @@ class StepOrder(Sampler[list[int]]):
         self, size: int, batch_size: int, seed: int, first_step: int = 0, rank: int = 0, world: int = 1
     ) -> None:
         if size < 1:
-            raise ValueError("the training split is empty")
+            raise UserError("the training split is empty")
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.first_step, self.rank, self.world = first_step, rank, world
 
@@ -175,6 +176,11 @@ class SizedOrder(StepOrder):
         return kept.reshape(batches, total)[torch.argsort(shuffled[:batches])]
 
 
+def by_size(source: Source) -> bool:
+    """Whether its samples differ in size, so that batches hold neighbours in it."""
+    return getattr(source, "sizes", None) is not None
+
+
 def training_order(
     source: Source, batch_size: int, seed: int, first_step: int = 0, rank: int = 0, world: int = 1
 ) -> StepOrder:
@@ -225,12 +231,12 @@ def train_loader(source: Source, order: StepOrder, workers: int, pin_memory: boo
 def val_loader(source: Source, batch_size: int, limit: int, rank: int = 0, world: int = 1) -> DataLoader[Batch]:
     """The first `limit` held-out samples, once; rank r takes places r, r + world, ...
 
-    All ranks take equally many (up to world - 1 samples are left out), because they meet in every batch. ValueError if
+    All ranks take equally many (up to world - 1 samples are left out), because they meet in every batch. UserError if
     there is not one for each.
     """
     count = min(limit, len(source)) // world * world
     if count == 0:
-        raise ValueError(f"{min(limit, len(source))} held-out samples (training.validate_on) for {world} processes")
+        raise UserError(f"{min(limit, len(source))} held-out samples (training.validate_on) for {world} processes")
     places = list(range(count))[rank::world]
     batches = [places[i : i + batch_size] for i in range(0, len(places), batch_size)]
     return DataLoader(_Indexed(source), batch_sampler=batches, collate_fn=_as_it_is)

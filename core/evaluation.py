@@ -76,7 +76,11 @@ def evaluate_model(
     if len(training) < len(data.train):
         title += f", and {len(training):,} of {len(data.train):,} training ones"
     publish(table, n, folder / FIGURES, title, model.modality, report)
-    if len(floor) < n:
+    if len(reference) < n:
+        report(f"n={n}: the test split has {len(reference)} samples, so no figure is at equal n")
+    if not len(floor):
+        report("there is no column real: no held-out samples are left for it")
+    elif len(floor) < n:
         report(f"the column real is of {len(floor)} held-out samples: its figures are not at equal n")
     return table
 

@@ -35,7 +35,7 @@ from core.callbacks import Averaging, Checkpoints, Curves, Previews
 from core.checkpoint_io import FolderCheckpointIO
 from core.cli import TERMINATED, is_first_process
 from core.clipping import RecentClipping
-from core.data import Data, train_loader, training_order, val_loader
+from core.data import Data, by_size, train_loader, training_order, val_loader
 from core.denoiser import Denoiser
 from core.errors import UserError
 from core.evaluation import evaluate_model
@@ -54,6 +54,8 @@ from core.watching import Progress
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
 
 def fit(config: DictConfig) -> Path:
@@ -82,7 +84,7 @@ def fit(config: DictConfig) -> Path:
             report(f"{config.training.minutes:g} minutes more, from step {step_of(resumed)}")
         trainer = build_trainer(config, run, model, data, report, first_step=step_of(resumed))
         _summary(config, report, run, data, model, trainer)
-        if resumed and (other := other_batches(resumed, config, trainer.world_size)):
+        if resumed and (other := other_batches(resumed, config, trainer.world_size, by_size(data.train))):
             report(other)
         if config.n and trainer.is_global_zero and (missing := model.modality.missing(config.n)):
             report(missing)
@@ -216,14 +218,15 @@ def _strategy(hardware: DictConfig) -> Any:
 
 
 def _precision(wanted: str, accelerator: str) -> Any:
-    """What Lightning calls the precision: bf16 where a GPU has it, and never on a CPU that lacks it."""
+    """What Lightning calls the precision: bf16 where the device has it, and never where it would be emulated."""
+    if wanted not in PRECISIONS:
+        raise UserError(f"trainer.precision={wanted}: must be one of {', '.join(PRECISIONS)}")
     on_gpu = accelerator != "cpu" and torch.cuda.is_available()
+    has_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     if wanted == "auto":
-        return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
-    if wanted.startswith("bf16") and not on_gpu and not torch.cpu._is_avx512_bf16_supported():
-        raise UserError(
-            f"trainer.precision={wanted}: this CPU emulates bf16, tens of times slower; use auto or 32-true"
-        )
+        return "bf16-mixed" if has_bf16 else "32-true"
+    if wanted == "bf16-mixed" and not has_bf16 and (on_gpu or not torch.cpu._is_avx512_bf16_supported()):
+        raise UserError(f"trainer.precision={wanted}: this device emulates bf16, tens of times slower; use 32-true")
     return wanted
 
 

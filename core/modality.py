@@ -67,7 +67,7 @@ class Modality(Editable):
 
     def holding(self, denoiser: Any, known: Batch, keep: Tensor) -> Any:
         """A denoiser around `denoiser` whose samples have what is known, for a kind that knows a better way than
-        `core.editing.Known`. known: a template in diffusion coordinates, whose values are known where `keep` is 1.
+        `core.editing.Kept`. known: a template in diffusion coordinates, whose values are known where `keep` is 1.
         """
         return None
 

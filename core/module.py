@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +68,16 @@ class Optimisation:
         )
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What the copies of a module have in common, such as a method of its data, which may fill the memory."""
+
+    value: Callable[..., Any]
+
+    def __deepcopy__(self, memo: object) -> Shared:
+        return self
+
+
 class DiffusionModule(pl.LightningModule):
     """A denoiser, its objective and its optimisation, as Lightning's `Trainer` wants them.
 
@@ -87,7 +98,7 @@ class DiffusionModule(pl.LightningModule):
         self.denoiser = denoiser
         self.total_steps = total_steps
         self.optimisation, self.objective = optimisation, objective
-        self._codec, self._augment = codec, data.augment
+        self._codec, self._augment = codec, Shared(data.augment)
         self.validation_losses: list[Losses] = []
         self.keeps_total = True
         self.taken: list[Taken] = []  # the micro-batches of the step that is being taken, and their losses
@@ -100,7 +111,7 @@ class DiffusionModule(pl.LightningModule):
             self.taken, self.losses = [], []
         size = len(batch) * self.trainer.world_size
         positions = micro * size + global_positions(len(batch), self.global_rank, self.trainer.world_size)
-        batch = self._augment(batch, self.objective.augmentation(batch, step, positions))
+        batch = self._augment.value(batch, self.objective.augmentation(batch, step, positions))
         # what draws from torch's own generator, such as dropout, is a function of (seed, step, rank) too
         key = random.keys(self.objective.seed, Stream.DROPOUT, step, micro, self.global_rank)
         taken = Taken(self._codec.encode(batch), step, positions, size * accumulate, int(key))
@@ -123,15 +134,26 @@ class DiffusionModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Lays the optimiser's moments out in memory as their weights are.
+        """Gives a resumed optimiser what the command line says anew, and its moments the layout of their weights.
 
         Those of a checkpoint may be of another layout (trainer.channels_last), and a fused optimiser does not look.
         """
+        for schedule in self.trainer.lr_scheduler_configs:
+            self._retuned(schedule.scheduler)
         for optimizer in self.trainer.optimizers:
             for parameter, state in optimizer.state.items():
                 for name, value in state.items():
                     if value.shape == parameter.shape and value.stride() != parameter.stride():
                         state[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
+
+    def _retuned(self, schedule: Any) -> None:
+        """A checkpoint brings its own learning rate and weight decay; where they are as they were, no bit changes."""
+        wanted, lr = self.optimisation.optimizer(self.denoiser).param_groups, self.optimisation.lr
+        for place, (group, new) in enumerate(zip(schedule.optimizer.param_groups, wanted, strict=True)):
+            if (before := schedule.base_lrs[place]) != lr:
+                group["lr"] *= lr / before
+            schedule.base_lrs[place] = group["initial_lr"] = lr
+            group["weight_decay"] = new["weight_decay"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["total_steps"] = self.total_steps

@@ -84,7 +84,7 @@ def uniform(
     """Uniform in the open interval (0, 1): (B, *shape), one sequence for each key."""
     bits = 52 if dtype == torch.float64 else 23  # with the half, exactly representable: never 0, never 1
     words = _shift_right(_words(key, math.prod(shape)), 64 - bits)
-    return words.to(dtype).add_(0.5).mul_(2.0**-bits).reshape(len(key), *shape)
+    return words.to(_exact(dtype)).add_(0.5).mul_(2.0**-bits).to(dtype).reshape(len(key), *shape)
 
 
 def normal(
@@ -94,14 +94,19 @@ def normal(
     count = math.prod(shape)
     words = _words(key, (count + 1) // 2)
     # 32 bits for each of the two uniforms: tails to 6.7 standard deviations
-    u = _shift_right(words, 32).to(dtype).add_(0.5).mul_(2.0**-32)
-    v = words.bitwise_and_(0xFFFFFFFF).to(dtype).mul_(2 * math.pi * 2.0**-32)
+    u = _shift_right(words, 32).to(_exact(dtype)).add_(0.5).mul_(2.0**-32)
+    v = words.bitwise_and_(0xFFFFFFFF).to(_exact(dtype)).mul_(2 * math.pi * 2.0**-32)
     radius = u.log_().mul_(-2).clamp_(min=0).sqrt_()  # in float32 the largest u rounds to 1
     # the two of a pair side by side: an element's number does not depend on how many there are
-    pairs = torch.empty(*words.shape, 2, dtype=dtype, device=key.device)
+    pairs = torch.empty(*words.shape, 2, dtype=u.dtype, device=key.device)
     torch.mul(radius, torch.cos(v), out=pairs[..., 0])
     torch.mul(radius, torch.sin(v), out=pairs[..., 1])
-    return pairs.flatten(1)[:, :count].reshape(len(key), *shape)
+    return pairs.flatten(1)[:, :count].reshape(len(key), *shape).to(dtype)
+
+
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    """What numbers of this dtype are computed in: 32-bit words are beyond the halves."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def permutation(seed: int, epoch: int, size: int) -> Int[Tensor, " size"]:

@@ -91,6 +91,8 @@ class Recorder(Callback):
             return
         denoiser = denoiser_of(trainer)
         where = "" if own else self._record(trainer, pl_module, denoiser)
+        if not where:
+            self.report(f"step {trainer.global_step} is not applied: its loss or gradient is no number")
         for parameter in pl_module.parameters():
             parameter.grad = None  # an optimiser passes over it: no moment, no decay, no step
         self.in_a_row += 1

@@ -25,6 +25,7 @@ def resumed_config(config: DictConfig, folder: Path) -> tuple[DictConfig, bool]:
 
     saved = load_yaml(checkpoint.load_config_text(folder))
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    amsgrad = saved.optimisation.get("amsgrad", False)
     given = {override.lstrip("+").split("=", 1)[0]: override for override in overrides}
     if given.pop("resume", "").endswith("=auto"):  # the command that began the run: its parts and minutes are in it
         given = {key: override for key, override in given.items() if _is_single(saved, key)}
@@ -34,6 +35,8 @@ def resumed_config(config: DictConfig, folder: Path) -> tuple[DictConfig, bool]:
         if key != "trainer" and OmegaConf.is_config(OmegaConf.select(saved, key)):  # other hardware is no other run
             raise UserError(f"{override}: a resumed run keeps its {key}; init_from= begins another from its weights")
         OmegaConf.update(saved, key, OmegaConf.select(config, key))
+    if saved.optimisation.get("amsgrad", False) != amsgrad:
+        raise UserError(f"optimisation.amsgrad={not amsgrad}: a resumed run keeps its moments, and so its amsgrad")
     saved.resume = config.resume
     if "training.minutes" in given and "training.steps" not in given:
         saved.training.steps = None
@@ -65,21 +68,23 @@ def step_of(folder: Path | None) -> int:
     return 0 if folder is None else _state(folder, "global_step")
 
 
-def other_batches(folder: Path, config: DictConfig, processes: int) -> str | None:
+def other_batches(folder: Path, config: DictConfig, processes: int, by_size: bool = False) -> str | None:
     """What a line says of a run that goes on with other batches, or on another number of processes; None for neither.
 
     Where all processes together have batches as before, their samples and noise are those of the run that goes on.
+    by_size: whether batches hold neighbours in size; which those are then depends on how many are in one too.
     """
     saved = load_yaml(checkpoint.load_config_text(folder)).training
     before = _state(folder, "processes", processes)  # checkpoints of earlier versions have none
     was = saved.batch_size * saved.get("accumulate", 1) * before
     now = config.training.batch_size * config.training.accumulate * processes
-    if (before, was) == (processes, now):
-        return None
     where = f"resumed on {_several(processes)} instead of {before}: " if processes != before else "resumed: "
-    if was == now:
-        return f"{where}batches of {now} as before, so it goes on with the same samples and noise"
-    return f"{where}batches of {now} instead of {was}, so it continues statistically, not as it would have gone on"
+    alike = saved.batch_size * before == config.training.batch_size * processes
+    if was == now and (alike or not by_size):
+        same = f"{where}batches of {now} as before, so it goes on with the same samples and noise"
+        return same if processes != before else None
+    batches = f"batches of {now} instead of {was}" if was != now else f"batches of {now} in other parts"
+    return f"{where}{batches}, so it continues statistically, not as it would have gone on"
 
 
 def _several(processes: int) -> str:

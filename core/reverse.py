@@ -106,4 +106,4 @@ def bound_term(
     spread = (torch.expm1(log_ratio) - log_ratio).to(x_t).expand(x_t.shape)
     real = batch.mask.expand_as(x_t)
     kl = 0.5 * (squares + dim * (spread * real).flatten(1).sum(1) / real.flatten(1).sum(1))
-    return torch.where(s.flatten().to(kl.device) <= 0, -codec.log_prob(batch, p.mean, p.var, dim), kl)
+    return torch.where((s.flatten() <= 0).to(kl.device), -codec.log_prob(batch, p.mean, p.var, dim), kl)

@@ -36,7 +36,7 @@ class Progress(Callback):
         now, done, total = time.monotonic(), trainer.global_step, _total(trainer)
         speed = (done - self.first) / max(now - self.begun, 1e-9)
         if trainer.global_step % 10 == 0:
-            self.loss = float(outputs["loss"])
+            self.loss = float(outputs["loss"]) * trainer.accumulate_grad_batches  # Lightning has divided it
         if self.bar is not None:
             self.bar.update(self.task, completed=done, total=total, loss=self.loss, speed=speed)
         elif now - self.spoke > PLAIN_SECONDS:

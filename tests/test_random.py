@@ -91,6 +91,13 @@ def test_dtypes_agree(function):
 
 
 @pytest.mark.parametrize("function", [uniform, normal])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halves_are_the_rounded_numbers(function, dtype):
+    key = keys(SEED, torch.arange(3))
+    assert torch.equal(function(key, (1000,), dtype), function(key, (1000,)).to(dtype))
+
+
+@pytest.mark.parametrize("function", [uniform, normal])
 def test_a_key_gives_the_same_numbers_in_any_company(function):
     key = keys(SEED, torch.arange(10))
     together = function(key, (3, 5), torch.float64)

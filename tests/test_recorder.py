@@ -99,6 +99,30 @@ def test_after_some_in_a_row_it_stops(
     assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
 
 
+def test_a_step_that_is_not_applied_is_no_norm_of_recent_clipping(
+    tmp_path: Path, cache: Path, no_plots: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its gradients have been taken away: as a norm of 0 it would draw the bound down for all steps after it."""
+    spoil(monkeypatch, 1, 2)
+    run = train(tmp_path / "run", *FOUR, "optimisation.clip_recent=2", "optimisation.clip_norm=null")
+    norms = checkpoint.load_state(checkpoint.find(run))["callbacks"]["RecentClipping"]["norms"]
+    assert len(norms) == 2
+    assert min(norms) > 0
+
+
+def test_every_step_that_is_not_applied_is_said(
+    tmp_path: Path, cache: Path, no_plots: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those after the first ones, which alone are written down."""
+    monkeypatch.setattr(recorder, "MOST", 1)
+    spoil(monkeypatch, 1, 3)
+    run = train(tmp_path / "run", *FOUR)
+    log = " ".join((run / "log.txt").read_text().split())
+    assert "step 1 is not applied: the data of the samples [1]" in log
+    assert "step 3 is not applied: its loss or gradient is no number" in log
+    assert [folder.name for folder in (run / "flight").iterdir()] == ["step-00000001"]
+
+
 @pytest.mark.parametrize("harm", ["no json", "no batches", "no record"])
 def test_what_is_no_record_is_refused(
     harm: str, spoiled: Path, command: Callable[..., Outcome], tmp_path: Path

@@ -5,20 +5,28 @@ from __future__ import annotations
 import csv
 import math
 import shutil
+import threading
+import types
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from runs import Outcome, assert_same_weights, compose, train, weights
+from runs import TINY, Outcome, assert_same_weights, compose, train, weights
 
 from core import checkpoint
 from core.batch import Batch
 from core.callbacks import Checkpoints
+from core.denoiser import Denoiser
 from core.errors import UserError
 from core.fit import fit
 from core.module import DiffusionModule, Optimisation
+from core.prediction import Epsilon
+from core.resume import other_batches
+from core.schedules import LinearBeta
+from core.watching import Progress
 
 FOUR = ("training.steps=4", "optimisation.warmup=3", "optimisation.flat=0.3", "n=0")
 
@@ -139,6 +147,70 @@ def test_fine_tuning_from_another_network_is_refused(trained: Path, tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
+def test_a_resumed_run_takes_another_learning_rate_and_decay(
+    own_run: Path, command: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The optimiser's state brings those of the checkpoint, which what is asked for anew must replace."""
+    seen = []
+    step = DiffusionModule.training_step
+
+    def looks(self: DiffusionModule, batch: Batch, batch_idx: int) -> object:
+        seen.append([{k: group[k] for k in ("lr", "weight_decay")} for group in self.optimizers().param_groups])
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(DiffusionModule, "training_step", looks)
+    anew = {"lr": 1e-5, "weight_decay": 0.2, "flat": 1}
+    given = (f"optimisation.{name}={value}" for name, value in anew.items())
+    assert command("train", f"resume={own_run}", "training.steps=8", "n=0", *given).code == 0
+    assert len(seen) == 4
+    for groups in seen:
+        assert [group["weight_decay"] for group in groups] == [0.2, 0.0]
+    # the first step has the factor that the checkpoint's schedule, which had come to its end, gave it
+    assert [groups[0]["lr"] for groups in seen] == pytest.approx([1e-5 * Optimisation.final, *[1e-5] * 3])
+
+
+def test_batches_of_one_size_in_other_parts_are_other_batches(own_run: Path) -> None:
+    """As many samples a step are the same samples only where batches are not sorted by size."""
+    folder = checkpoint.find(own_run)
+    halves = compose("train", *TINY, "training.batch_size=2", "training.accumulate=2")
+    assert other_batches(folder, compose("train", *TINY), 1, by_size=True) is None
+    assert other_batches(folder, halves, 1) is None
+    assert "in other parts, so it continues statistically" in str(other_batches(folder, halves, 1, by_size=True))
+
+
+def test_a_resumed_run_keeps_its_amsgrad(own_run: Path, command: Callable[..., Outcome]) -> None:
+    outcome = command("train", f"resume={own_run}", "optimisation.amsgrad=true")
+    assert outcome.code == 2
+    assert "a resumed run keeps its moments" in " ".join(outcome.err.split())
+
+
+def test_a_copy_of_the_module_shares_its_data() -> None:
+    """An average of weights is a copy: data in memory must not be there twice, nor need to be copied at all."""
+    data = SimpleNamespace(lock=threading.Lock(), augment=lambda batch, key: batch)
+    data.augment = types.MethodType(lambda self, batch, key: batch, data)
+    denoiser = Denoiser(torch.nn.Linear(2, 2), LinearBeta(), Epsilon())
+    module = DiffusionModule(denoiser, None, data, None, Optimisation())
+    copy = deepcopy(module)
+    assert copy._augment.value.__self__ is data
+    assert copy.denoiser.network.weight is not denoiser.network.weight
+
+
+def test_the_loss_that_is_shown_is_the_one_that_is_logged(tmp_path: Path, cache: Path, no_plots: None) -> None:
+    """Of accumulated batches too, of which Lightning takes a part each."""
+    progress = []
+    begin = Progress.on_train_start
+
+    def noted(self: Progress, *arguments: object) -> None:
+        progress.append(self)
+        begin(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Progress, "on_train_start", noted)
+        run = train(tmp_path / "run", "training.steps=10", "training.accumulate=2", "n=0")
+    logged = [float(row["train/loss"]) for row in rows(run) if row["train/loss"]][-1]
+    assert progress[0].loss == pytest.approx(logged, rel=1e-5)
+
+
 def clock(
     monkeypatch: pytest.MonkeyPatch, seconds_of: Callable[[int], float] = lambda step: 1, start: float = 0
 ) -> SimpleNamespace:
@@ -167,11 +239,11 @@ def test_minutes_become_steps(tmp_path: Path, cache: Path, no_plots: None, monke
     assert 57 <= total == state["global_step"] <= 60  # at least 95% of a minute
     assert "1 minutes are 57 steps of 1000 ms" in (run / "log.txt").read_text()
     validated = [int(row["step"]) + 1 for row in rows(run) if row["val/loss"]]
-    assert validated == [19, 38, total]
+    assert validated == [19, 39, total]
     shutil.rmtree(checkpoint.find(run))
     monkeypatch.setattr("core.budget.time", SimpleNamespace(monotonic=lambda: 0))
     left = checkpoint.find(run)
-    assert left.name == "step-00000038"
+    assert left.name == "step-00000039"
     kept = checkpoint.load_state(left)["total_steps"]
     resume(run)
     assert checkpoint.load_state(checkpoint.find(run))["global_step"] == kept
@@ -182,10 +254,11 @@ def test_minutes_become_steps(tmp_path: Path, cache: Path, no_plots: None, monke
     "seconds_of",
     [
         lambda step: 3 if step < 12 else 0.4,  # other work, for a while
+        lambda step: 2.5 if step < 12 else 0.4,  # so that a plan falls on the step that ends the warm-up
         lambda step: 0.4 if step < 60 else 1.5,
         lambda step: 0.5 + 0.4 * (step // 7 % 2),
     ],
-    ids=["slow at first", "slow later", "uneven"],
+    ids=["slow at first", "slower than planned", "slow later", "uneven"],
 )
 def test_minutes_are_kept_while_the_machine_changes(
     accumulate: int,
@@ -202,6 +275,25 @@ def test_minutes_are_kept_while_the_machine_changes(
     state = checkpoint.load_state(checkpoint.find(run))
     assert state["total_steps"] == state["global_step"]
     assert [row for row in rows(run) if row["val/loss"]][-1]["step"] == str(state["global_step"] - 1)
+
+
+def test_validations_are_paid_from_the_minutes(
+    tmp_path: Path, cache: Path, no_plots: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed = clock(monkeypatch)
+    validate = DiffusionModule.validation_step
+
+    def takes_time(self: DiffusionModule, batch: Batch, batch_idx: int) -> None:
+        if batch_idx == 0:
+            passed.seconds += 3
+        validate(self, batch, batch_idx)
+
+    monkeypatch.setattr(DiffusionModule, "validation_step", takes_time)
+    run = train(tmp_path / "run", *BUDGET)
+    validations = len([row for row in rows(run) if row["val/loss"]])
+    assert validations == 3
+    assert 57 <= passed.seconds <= 60
+    assert checkpoint.load_state(checkpoint.find(run))["global_step"] == passed.seconds - 3 * validations
 
 
 def test_a_short_budget_is_validated_too(

@@ -34,7 +34,7 @@ class Denoise:
 
     def __call__(self, x_t: X, t: Time) -> Denoised:
         self.nfe += 1
-        times = t.to(x_t.dtype).to(x_t.device).expand(len(x_t))
+        times = t.to(torch.promote_types(x_t.dtype, torch.float32)).to(x_t.device).expand(len(x_t))
         return self.denoiser(x_t, times, self.batch.mask, self.batch.cond)
 
     def project(self, x: X) -> X:
