@@ -201,6 +201,7 @@ def picture(path: Path, samples: Mapping[tuple[str, str], list[list[float]]], n:
             axes.scatter(*x.T.tolist(), s=1, linewidths=0, alpha=0.5)
             limit = 1.25 * float(modes.centres.max())
             axes.set(xlim=(-limit, limit), ylim=(-limit, limit), xticks=[], yticks=[], aspect="equal", title=name)
+        row[0].set_ylabel(f"{data} of {len(modes.centres)}")
     figure.savefig(path, dpi=90)
 
 
