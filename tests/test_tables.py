@@ -27,7 +27,8 @@ def test_each_record_says_what_it_was_measured_with() -> None:
     for path in tables.RESULTS.glob("*.json"):
         record = json.loads(path.read_text(encoding="utf-8"))
         assert "seed" in record, path.name
-        assert (machines := list(_machines(record))), path.name
+        machines = list(_machines(record))
+        assert machines, path.name
         for machine in machines:  # of the record, or of each of its parts
             assert {"processor", "threads", "torch", "python", "commit"} <= machine.keys(), path.name
             assert not machine["commit"].endswith("+"), f"{path.name}: measured on files that no commit holds"
