@@ -10,6 +10,7 @@ import torch
 
 from core.cache import cache_dir
 from core.data import ArraySource, SizedOrder, StepOrder, train_loader, training_order, val_loader, whole
+from core.errors import UserError
 
 
 def steps(count: int, **options: int) -> list[list[int]]:
@@ -107,7 +108,7 @@ def test_a_source_with_sizes_is_ordered_by_them_where_it_fills_a_batch():
 
 
 def test_no_data():
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(UserError, match="empty"):
         StepOrder(0, 1, 0)
 
 
@@ -129,7 +130,7 @@ def test_validation_visits_the_first_samples_once(source: ArraySource):
         ranks = [list(val_loader(source, 2, 11, rank, world)) for rank in range(world)]
         assert sorted(i for batches in ranks for b in batches for i in b.x[:, 0].tolist()) == list(range(count))
         assert all([len(b) for b in batches] == [len(b) for b in ranks[0]] for batches in ranks)
-    with pytest.raises(ValueError, match="3 held-out samples"):
+    with pytest.raises(UserError, match="3 held-out samples"):
         val_loader(source, 2, 3, 0, 4)
 
 
