@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from core.module import DiffusionModule
 
 RESERVE = 0.05  # the share of the minutes that is kept for validation, previews and checkpoints until one was timed
-PLANS = 10  # in a budget, at least
+PLANS = 10  # of a budget, beside those at validations
 
 
 def interval(validate_every: int, steps: int) -> int:
@@ -74,11 +74,11 @@ class Budget(Callback):
         """Before the checkpoint of this validation, which the new number belongs in."""
         assert isinstance(pl_module, DiffusionModule)
         self.validated, self.paused = trainer.global_step, time.monotonic()
-        total = pl_module.total_steps
-        assert total is not None
-        if self.validated < total and self.plans and self.marked < self.validated:
+        goes_on = pl_module.total_steps is not None and self.validated < pl_module.total_steps
+        if goes_on and self.plans and self.marked < self.validated:
             self._plan(trainer, pl_module)
-        self._settle(trainer, pl_module)
+        elif goes_on:
+            self._settle(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._mark(trainer)

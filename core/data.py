@@ -91,6 +91,11 @@ class ArraySource:
         return Batch(x, torch.from_numpy(np.ascontiguousarray(self.mask[rows])).float(), cond)
 
 
+def sizes_of(source: Source) -> np.ndarray | None:
+    """(N,), where samples differ in size, so that batches hold neighbours in it; None where they do not."""
+    return getattr(source, "sizes", None)
+
+
 def whole(source: Source, limit: int | None = None) -> Batch:
     """A split (or its first `limit` samples) as one batch."""
     return source.batch(range(len(source) if limit is None else min(limit, len(source))))
@@ -103,7 +108,7 @@ def spread(source: Source, limit: int) -> Batch:
     """
     size = len(source)
     looked_at = np.unique(np.linspace(0, size - 1, min(size, PROBED)).astype(np.int64)).tolist()
-    if (sizes := getattr(source, "sizes", None)) is not None:
+    if (sizes := sizes_of(source)) is not None:
         looked_at.append(int(np.argmax(sizes)))  # to which the whole batch would be padded
     some = source.batch(looked_at).x
     count = max(1, limit * len(looked_at) // (4 * some.numel()))
@@ -176,16 +181,11 @@ class SizedOrder(StepOrder):
         return kept.reshape(batches, total)[torch.argsort(shuffled[:batches])]
 
 
-def by_size(source: Source) -> bool:
-    """Whether its samples differ in size, so that batches hold neighbours in it."""
-    return getattr(source, "sizes", None) is not None
-
-
 def training_order(
     source: Source, batch_size: int, seed: int, first_step: int = 0, rank: int = 0, world: int = 1
 ) -> StepOrder:
     """The order in which training visits the source: by size, where samples differ in it and fill a batch."""
-    sizes = getattr(source, "sizes", None)
+    sizes = sizes_of(source)
     if sizes is None or len(sizes) < batch_size * world:
         return StepOrder(len(source), batch_size, seed, first_step, rank, world)
     return SizedOrder(sizes, batch_size, seed, first_step, rank, world)

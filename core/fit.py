@@ -35,7 +35,7 @@ from core.callbacks import Averaging, Checkpoints, Curves, Previews
 from core.checkpoint_io import FolderCheckpointIO
 from core.cli import TERMINATED, is_first_process
 from core.clipping import RecentClipping
-from core.data import Data, by_size, train_loader, training_order, val_loader
+from core.data import Data, sizes_of, train_loader, training_order, val_loader
 from core.denoiser import Denoiser
 from core.errors import UserError
 from core.evaluation import evaluate_model
@@ -84,7 +84,8 @@ def fit(config: DictConfig) -> Path:
             report(f"{config.training.minutes:g} minutes more, from step {step_of(resumed)}")
         trainer = build_trainer(config, run, model, data, report, first_step=step_of(resumed))
         _summary(config, report, run, data, model, trainer)
-        if resumed and (other := other_batches(resumed, config, trainer.world_size, by_size(data.train))):
+        by_size = sizes_of(data.train) is not None
+        if resumed and (other := other_batches(resumed, config, trainer.world_size, by_size)):
             report(other)
         if config.n and trainer.is_global_zero and (missing := model.modality.missing(config.n)):
             report(missing)

@@ -14,6 +14,8 @@ from core.errors import UserError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+OF_MOMENTS = ("optimisation.amsgrad",)  # which moments the optimiser has, and so its state
+
 
 def resumed_config(config: DictConfig, folder: Path) -> tuple[DictConfig, bool]:
     """The checkpoint's own config with the single keys that the command line gives; whole parts stay as they were.
@@ -25,18 +27,16 @@ def resumed_config(config: DictConfig, folder: Path) -> tuple[DictConfig, bool]:
 
     saved = load_yaml(checkpoint.load_config_text(folder))
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    amsgrad = saved.optimisation.get("amsgrad", False)
     given = {override.lstrip("+").split("=", 1)[0]: override for override in overrides}
     if given.pop("resume", "").endswith("=auto"):  # the command that began the run: its parts and minutes are in it
         given = {key: override for key, override in given.items() if _is_single(saved, key)}
     for key, override in given.items():
         if OmegaConf.select(saved, key, default=None) is None and "." not in key and key not in saved:
             raise UserError(f"resume={config.resume} has no key {key}; allowed: {', '.join(map(str, saved))}")
-        if key != "trainer" and OmegaConf.is_config(OmegaConf.select(saved, key)):  # other hardware is no other run
+        whole = key != "trainer" and OmegaConf.is_config(OmegaConf.select(saved, key))  # other hardware is no other run
+        if whole or (key in OF_MOMENTS and OmegaConf.select(config, key) != OmegaConf.select(saved, key)):
             raise UserError(f"{override}: a resumed run keeps its {key}; init_from= begins another from its weights")
         OmegaConf.update(saved, key, OmegaConf.select(config, key))
-    if saved.optimisation.get("amsgrad", False) != amsgrad:
-        raise UserError(f"optimisation.amsgrad={not amsgrad}: a resumed run keeps its moments, and so its amsgrad")
     saved.resume = config.resume
     if "training.minutes" in given and "training.steps" not in given:
         saved.training.steps = None

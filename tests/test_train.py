@@ -181,7 +181,7 @@ def test_batches_of_one_size_in_other_parts_are_other_batches(own_run: Path) -> 
 def test_a_resumed_run_keeps_its_amsgrad(own_run: Path, command: Callable[..., Outcome]) -> None:
     outcome = command("train", f"resume={own_run}", "optimisation.amsgrad=true")
     assert outcome.code == 2
-    assert "a resumed run keeps its moments" in " ".join(outcome.err.split())
+    assert "a resumed run keeps its optimisation.amsgrad" in " ".join(outcome.err.split())
 
 
 def test_a_copy_of_the_module_shares_its_data() -> None:
