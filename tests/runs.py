@@ -85,6 +85,11 @@ def in_processes(number: int, folder: Path, cache: Path, *arguments: str) -> sub
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
+def close(one: Tensor, other: Tensor, atol: float = 1e-5) -> None:
+    """Equal but for rounding."""
+    torch.testing.assert_close(one, other, atol=atol, rtol=0)
+
+
 def weights(run: Path, averaged: bool = False) -> dict[str, Tensor]:
     return checkpoint.load_weights(checkpoint.find(run), averaged)
 

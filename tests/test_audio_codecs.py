@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from runs import close
 from torch import Tensor
 
 from core.batch import Batch
@@ -76,10 +77,6 @@ def fitted(name: str, batch: Batch | None = None) -> Codec:
 def real(batch: Batch) -> Tensor:
     """All real values, one after another."""
     return batch.x[batch.mask.expand_as(batch.x) > 0]
-
-
-def close(one: Tensor, other: Tensor, atol: float = 1e-5) -> None:
-    torch.testing.assert_close(one, other, atol=atol, rtol=0)
 
 
 # Every codec

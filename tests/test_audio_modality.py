@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import Outcome, audio, sample, train
-from torch import Tensor
+from runs import Outcome, audio, close, sample, train
 
 import core
 from core.batch import Batch
@@ -198,10 +197,6 @@ def voices() -> Batch:
     mask = (torch.arange(1280) < torch.tensor([1280, 700])[:, None, None]).float()
     x = 0.3 * torch.randn(2, 1, 1280, generator=torch.Generator().manual_seed(0))
     return Batch(x * mask, mask)
-
-
-def close(one: Tensor, other: Tensor, atol: float = 1e-5) -> None:
-    torch.testing.assert_close(one, other, atol=atol, rtol=0)
 
 
 def test_its_sound_is_a_function_of_the_spectrogram_alone(made: DiffusionVocoder) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from runs import close
 from torch import Tensor, nn
 
 import configs
@@ -52,10 +53,6 @@ def inputs(frames: int = 5) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
         "spectrogram": normal(2, 1, frames, 5, seed=1),
     }
     return normal(2, 1, frames * HOP), torch.tensor([-9.0, 9.0]), torch.ones(2, 1, 1), cond
-
-
-def close(one: Tensor, other: Tensor) -> None:
-    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "expected"), [("diffwave_sc09", 24_034_305), ("diffwave_ljspeech", 2_619_971)])

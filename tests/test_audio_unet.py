@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from runs import close
 from torch import Tensor, nn
 
 import configs
@@ -64,10 +65,6 @@ def inputs(name: str, cells: int = 4) -> tuple[Tensor, Tensor, Tensor, dict[str,
     if name == "following":
         cond["spectrogram"] = normal(2, 1, length // 8, 5, seed=1)
     return x, torch.tensor([-9.0, 9.0]), torch.ones(2, 1, *[1] * (x.ndim - 2)), cond
-
-
-def close(one: Tensor, other: Tensor) -> None:
-    torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
